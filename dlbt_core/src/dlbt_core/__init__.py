@@ -1,0 +1,45 @@
+"""dlbt: relevance propagation for PyTorch as a plugin framework.
+
+``import dlbt_core as dlbt`` and ``dlbt.explain(model, x)``: which parts of the input, which layers, made the output what it
+is, with every unit of relevance accounted for. Rules for ops come from plugins.
+"""
+
+from __future__ import annotations
+
+from dlbt_core import errors, target
+from dlbt_core.composites.composite import Composite, use_rules
+from dlbt_core.composites.select import Select, Use
+from dlbt_core.explainer import Explainer, explain
+from dlbt_core.explanation import Explanation
+from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
+from dlbt_core.plugins.loader import Plugins, default_plugins, reload_plugins
+from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.rule import RuleSet
+from dlbt_core.scheduler.ledger import Ledger
+from dlbt_core.scheduler.plan import Plan
+from dlbt_core.storage import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Composite",
+    "Explainer",
+    "Explanation",
+    "Ledger",
+    "Plan",
+    "PluginInfo",
+    "Plugins",
+    "RuleContext",
+    "RuleSet",
+    "Select",
+    "Use",
+    "__version__",
+    "default_plugins",
+    "errors",
+    "explain",
+    "hookimpl",
+    "load",
+    "reload_plugins",
+    "target",
+    "use_rules",
+]

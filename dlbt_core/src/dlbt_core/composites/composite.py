@@ -1,0 +1,209 @@
+"""A composite: an ordered, immutable choice of variants for a whole model."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dlbt_core.composites.select import Choice, Select, Use
+from dlbt_core.errors import DlbtError, UnknownCompositeError
+from dlbt_core.graph.facts import Facts
+from dlbt_core.graph.ir import Graph
+
+__all__ = ["Composite", "CompositeSet", "as_choices", "choices_in_context", "use_rules"]
+
+
+@dataclass(frozen=True)
+class Composite:
+    """An ordered choice of variants; the first match wins, then the op's default rule.
+
+    Parameters
+    ----------
+    name
+        What it is called in plans.
+    choices
+        Pairs of `Select` and `Use`.
+    prefer
+        Plugins to prefer where several offer a variant.
+    passes
+        Graph passes to apply first, e.g. ``("fold_batch_norm",)``.
+    note
+        Why it was chosen, if it was chosen by rule.
+    """
+
+    name: str
+    choices: tuple[Choice, ...] = ()
+    prefer: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", as_choices(self.choices))
+        object.__setattr__(self, "prefer", tuple(self.prefer))
+        object.__setattr__(self, "passes", tuple(self.passes))
+
+    def but(self, *choices: Choice) -> Composite:
+        """The same composite with more choices in front."""
+        return replace(self, choices=(*choices, *self.choices))
+
+    def __str__(self) -> str:
+        lines = [f"{select} -> {use}" for select, use in self.choices]
+        head = f"composite {self.name}" + (f", passes {', '.join(self.passes)}" if self.passes else "")
+        return "\n  ".join([head + (f" ({self.note})" if self.note else ""), *lines, "else the op's default rule"])
+
+    def to_toml(self) -> str:
+        """The composite as TOML; `Composite.from_toml` reads it back."""
+        import tomli_w
+
+        table: dict[str, Any] = {"name": self.name}
+        for key in ("prefer", "passes"):
+            if getattr(self, key):
+                table[key] = list(getattr(self, key))
+        table["choice"] = [
+            {
+                "select": {k: list(v) if isinstance(v, tuple) else v for k, v in select.given().items()},
+                "use": use.variant,
+                **({"parameters": dict(use.parameters)} if use.parameters else {}),
+            }
+            for select, use in self.choices
+        ]
+        return tomli_w.dumps(table)
+
+    @classmethod
+    def from_toml(cls, text: str | Path) -> Composite:
+        """A composite from TOML text, or from a file if a `Path` is given.
+
+        Raises
+        ------
+        DlbtError
+            If it is not TOML, or has an entry that no composite has.
+        """
+        source = str(text) if isinstance(text, Path) else "composite"
+        try:
+            table = tomllib.loads(text.read_text() if isinstance(text, Path) else text)
+        except tomllib.TOMLDecodeError as error:
+            raise DlbtError(f"{source} is not TOML: {error}") from error
+        _only(table, {"name", "prefer", "passes", "choice"}, source)
+        choices = []
+        for number, entry in enumerate(table.get("choice", ()), 1):
+            where = f"{source}, choice {number}"
+            _only(entry, {"select", "use", "parameters"}, where)
+            _only(entry.get("select", {}), {"op", "module", "module_type", "fact", "has", "first", "last"}, where)
+            if "use" not in entry:
+                raise DlbtError(f"{where} has no 'use'. Write e.g. use = \"epsilon\".")
+            choices.append((Select(**entry.get("select", {})), Use(entry["use"], **entry.get("parameters", {}))))
+        if "name" not in table:
+            raise DlbtError(f"{source} has no 'name'. Write e.g. name = \"ours\" in its first line.")
+        return cls(table["name"], tuple(choices), tuple(table.get("prefer", ())), tuple(table.get("passes", ())))
+
+
+def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise DlbtError(f"{where} has an entry {unknown[0]!r}. Known entries: {', '.join(sorted(known))}.")
+
+
+def as_choices(choices: Any) -> tuple[Choice, ...]:
+    """Checked pairs of `Select` and `Use`.
+
+    Raises
+    ------
+    DlbtError
+        If an item is something else.
+    """
+    found = tuple(tuple(choice) for choice in choices)
+    for choice in found:
+        if len(choice) != 2 or not isinstance(choice[0], Select) or not isinstance(choice[1], Use):
+            raise DlbtError(f"a choice is a pair (Select(...), Use(...)), not {choice!r}.")
+    return found  # type: ignore[return-value]
+
+
+Factory = Callable[[Graph, Facts], Composite]
+
+
+class CompositeSet:
+    """Where plugins declare named composites: values, or functions that choose by the graph's facts."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[str, str, Any]] = {}
+
+    def add(self, composite: Composite, summary: str = "", plugin: str = "") -> None:
+        """Declare a composite under its name."""
+        self._enter(composite.name, summary, plugin, composite)
+
+    def factory(self, name: str, summary: str = "", plugin: str = "") -> Callable[[Any], Any]:
+        """Decorator: declare a function from (graph, facts) to a composite, or from parameters to one."""
+
+        def declare(function: Any) -> Any:
+            self._enter(name, summary or (function.__doc__ or "").split("\n")[0], plugin, function)
+            return function
+
+        return declare
+
+    def _enter(self, name: str, summary: str, plugin: str, entry: Any) -> None:
+        if name in self._entries:
+            raise DlbtError(f"the composite name {name!r} is taken by plugin {self._entries[name][1]!r}.")
+        self._entries[name] = (summary, plugin, entry)
+
+    def update(self, other: CompositeSet) -> None:
+        """Take in another set."""
+        for name, (summary, plugin, entry) in other._entries.items():
+            self._enter(name, summary, plugin, entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def summary(self, name: str) -> str:
+        """One line about a composite."""
+        return self._entries[name][0]
+
+    def resolve(self, name: str | Composite, graph: Graph, facts: Facts) -> Composite:
+        """The composite of that name for a graph.
+
+        Raises
+        ------
+        UnknownCompositeError
+            If there is none.
+        """
+        if isinstance(name, Composite):
+            return name
+        if name not in self._entries:
+            import difflib
+
+            near = difflib.get_close_matches(str(name), list(self._entries), 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UnknownCompositeError(f"no composite {name!r}.{hint} There are: {', '.join(self)}.")
+        entry = self._entries[name][2]
+        return entry if isinstance(entry, Composite) else entry(graph, facts)
+
+
+_IN_CONTEXT: ContextVar[tuple[Choice, ...]] = ContextVar("dlbt_rules", default=())
+
+
+@contextmanager
+def use_rules(*choices: Choice, inherit: bool = True) -> Iterator[None]:
+    """Put choices in front of every composite inside a ``with`` block, in this thread or async task.
+
+    Parameters
+    ----------
+    *choices
+        Pairs of `Select` and `Use`.
+    inherit
+        Whether choices of an enclosing block still hold, behind these.
+    """
+    outer = _IN_CONTEXT.get() if inherit else ()
+    token = _IN_CONTEXT.set((*as_choices(choices), *outer))
+    try:
+        yield
+    finally:
+        _IN_CONTEXT.reset(token)
+
+
+def choices_in_context() -> Sequence[Choice]:
+    """The choices of the enclosing `use_rules` blocks."""
+    return _IN_CONTEXT.get()

@@ -1,0 +1,44 @@
+"""The named composites that need no other package."""
+
+from __future__ import annotations
+
+from dlbt_core.composites.composite import Composite, CompositeSet
+from dlbt_core.composites.select import Select, Use
+from dlbt_core.graph.facts import Facts
+from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.ops import packet
+
+__all__ = ["ATTNLRP", "EPSILON", "GRADIENT_TIMES_INPUT", "declare"]
+
+_HELD = (
+    (Select(fact="statistic"), Use("constant")),
+    (Select(fact="self_gate"), Use("constant")),
+)
+
+EPSILON = Composite("epsilon", (*_HELD, (Select(has="epsilon"), Use("epsilon", epsilon=1e-6))))
+"""LRP-epsilon on every sum of products; activations and norms by the identity rule; products evenly."""
+
+GRADIENT_TIMES_INPUT = Composite(
+    "gradient_times_input", ((Select(op="aten.detach"), Use("stop")), (Select(), Use("gradient")))
+)
+"""Input times gradient: every op by its own gradient, as autograd has it."""
+
+ATTNLRP = Composite("attnlrp", _HELD)
+"""AttnLRP, Achtibat et al. 2024, in the form without denominators (Arras et al. 2025): every op's default rule."""
+
+_ATTENTION_OPS = {"aten.scaled_dot_product_attention"}
+
+
+def declare(add: CompositeSet) -> None:
+    """Declare them."""
+    add.add(EPSILON, "LRP-epsilon everywhere (Bach et al. 2015), epsilon = 1e-6", "core")
+    add.add(GRADIENT_TIMES_INPUT, "input times gradient, as autograd has it", "core")
+    add.add(ATTNLRP, "AttnLRP (Achtibat et al. 2024)", "core")
+
+    @add.factory("auto", "chosen from what the recorded model does", "core")
+    def auto(graph: Graph, facts: Facts) -> Composite:
+        attention = bool(facts.named.get("attention_weights")) or any(packet(n.op) in _ATTENTION_OPS for n in graph.nodes)
+        chosen, why = (ATTNLRP, "the model has attention") if attention else (EPSILON, "the model has no attention")
+        return Composite(
+            f"auto -> {chosen.name}", chosen.choices, chosen.prefer, chosen.passes, f"chosen because {why}"
+        )

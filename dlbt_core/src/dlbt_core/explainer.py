@@ -1,0 +1,317 @@
+"""The front door: `explain` and `Explainer`."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlbt_core.composites.composite import Composite, as_choices, choices_in_context
+from dlbt_core.composites.select import Choice
+from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
+from dlbt_core.graph.facts import explainable
+from dlbt_core.graph.ops import packet
+from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
+from dlbt_core.plugins.loader import Plugins, default_plugins
+from dlbt_core.plugins.services import expansion
+from dlbt_core.scheduler.capture import Capture, capture, fingerprint
+from dlbt_core.scheduler.execute import Job, execute
+from dlbt_core.scheduler.resolve import Layer
+from dlbt_core.target import as_target
+
+__all__ = ["Explainer", "explain"]
+
+_ASIDE = re.compile(r"(^|[._])(\w*mask\w*|position_ids|positions?|cache_position|past_key_values.*)$")
+_CACHED = 16
+
+
+class Explainer:
+    """Explains one model, again and again. Recordings are kept per shape of call; the model is never touched.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, torch.export.ExportedProgram or callable
+        The model, in eval mode.
+    composite : str or Composite
+        Which rule where: a name (``"auto"``, ``"epsilon"``, ``"attnlrp"``, ``"gradient_times_input"``, ...) or a value.
+    rules : sequence of (Select, Use)
+        Choices in front of the composite's.
+    explain_inputs : sequence of str, optional
+        Names of the inputs to explain. Unless given: floating-point inputs, and integer ones that enter an embedding;
+        masks and positions not.
+    layers : {"modules", "none", "all"} or sequence of str
+        Whose relevance to keep besides the inputs': every module's output, nothing, every node, or globs on module paths
+        and node names.
+    audit : bool
+        Whether to sum what comes in and goes out at each node, so that a leak can be pinned to its node.
+    fallback : {None, "gradient"}
+        What to do with ops that have no rule: an error, or their own gradient, marked in plan and ledger.
+    backend : {"eager"}
+        How to run.
+    plugins : Plugins, optional
+        Where rules come from; all installed plugins unless given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        composite: str | Composite = "auto",
+        *,
+        rules: Sequence[Choice] = (),
+        explain_inputs: Sequence[str] | None = None,
+        layers: str | Sequence[str] = "modules",
+        audit: bool = False,
+        fallback: str | None = None,
+        backend: str = "eager",
+        plugins: Plugins | None = None,
+    ) -> None:
+        if backend != "eager":
+            raise InputError(f"no backend {backend!r}. There is: 'eager'.")
+        if fallback not in (None, "gradient"):
+            raise InputError(f"fallback is None or 'gradient', not {fallback!r}.")
+        if isinstance(layers, str) and layers not in ("modules", "none", "all"):
+            raise InputError(f"layers is 'modules', 'none', 'all' or a list of globs, not {layers!r}.")
+        if not callable(model) and not _is_exported(model):
+            raise InputError(f"a model is a torch.nn.Module, a torch.export program or a callable, not {type(model)}.")
+        self.model = model
+        self.composite = composite
+        self.rules = as_choices(rules)
+        self.explain_inputs = tuple(explain_inputs) if explain_inputs is not None else None
+        self.layers = layers
+        self.audit = audit
+        self.fallback = fallback
+        self.plugins = plugins
+        self._captures: dict[Any, Capture] = {}
+        self._fingerprint: tuple[Any, ...] = ()
+
+    def __call__(
+        self,
+        *args: Any,
+        target: Any = None,
+        targets: Sequence[Any] | None = None,
+        rules: Sequence[Choice] = (),
+        composite: str | Composite | None = None,
+        audit: bool | None = None,
+        progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Explain one call of the model.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the model takes.
+        target : None, int, Tensor, Target or callable
+            What to explain: the largest class (None), a class, one class per sample, a ``dlbt.target``, or a function of
+            the outputs.
+        targets : sequence, optional
+            Several targets, explained with one forward pass.
+        rules : sequence of (Select, Use)
+            Choices in front of all others, for this call.
+        composite, audit
+            In place of the explainer's, for this call.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Explanation or list of Explanation
+            One, or one per target if `targets` is given.
+
+        Raises
+        ------
+        InputError, TargetError, ModelStateError, CaptureError, NoRuleError, NonFiniteError
+            Each says what, where and the remedy; model and explainer are as before.
+        """
+        if targets is not None and target is not None:
+            raise InputError("give target or targets, not both.")
+        self._check_mode()
+        plugins = self.plugins or default_plugins()
+        bound = self._bind(args, kwargs)
+        wanted = [as_target(t) for t in ([target] if targets is None else targets)]
+        if not wanted:
+            raise InputError("targets is empty: give at least one.")
+        job = Job(
+            plugins=plugins,
+            composite=self.composite if composite is None else composite,
+            layers=(
+                Layer("this call's rules", as_choices(rules)),
+                Layer("the explainer's rules", self.rules),
+                Layer("use_rules", tuple(choices_in_context())),
+            ),
+            targets=wanted,
+            report=self.layers,
+            audit=self.audit if audit is None else audit,
+            fallback=self.fallback,
+            progress=progress,
+        )
+        inputs = {path: _usable(leaf) for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
+        found = self._capture(bound, args, kwargs, plugins)
+        explained = self._explained(found)
+        explanations = execute(
+            found, inputs, explained, job, again=lambda: self._capture(bound, args, kwargs, plugins, anew=True)
+        )
+        return explanations if targets is not None else explanations[0]
+
+    def graph(self, *args: Any, **kwargs: Any) -> Any:
+        """The recorded graph of a call, without explaining it."""
+        self._check_mode()
+        return self._capture(self._bind(args, kwargs), args, kwargs, self.plugins or default_plugins()).graph
+
+    # -- checks -----------------------------------------------------------------------------------------------------
+
+    def _check_mode(self) -> None:
+        """A module that draws at random or mixes the samples of a batch makes the result depend on more than the input."""
+        if not isinstance(self.model, torch.nn.Module):
+            return
+        for name, module in self.model.named_modules():
+            if module.training and _acts_in_training(module):
+                raise ModelStateError(
+                    f"module {name!r} ({type(module).__name__}) is in train mode: its output depends on chance or on the "
+                    "other samples of the batch.\n  fix  call model.eval() first."
+                )
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        model = self.model
+        function = model.forward if isinstance(model, torch.nn.Module) else model
+        if _is_exported(model):
+            function = model.module().forward
+        try:
+            bound = bind_arguments(function, args, kwargs)
+        except TypeError as error:
+            raise InputError(f"the call does not fit the model: {error}.") from error
+        if not any(isinstance(leaf, Tensor) for _, leaf in leaves(bound)):
+            raise InputError("no tensor among the inputs; pass what model(...) takes.")
+        return bound
+
+    def _explained(self, found: Capture) -> dict[str, int]:
+        graph = found.graph
+        for name in self.explain_inputs or ():
+            if name not in graph.inputs:
+                raise InputError(f"no input {name!r} to explain. The call has: {', '.join(map(repr, graph.inputs))}.")
+        chosen = explainable(graph, self.explain_inputs, lambda path: bool(_ASIDE.search(path)))
+        if not chosen:
+            given = ", ".join(f"{p!r} ({graph.values[v].dtype})" for p, v in graph.inputs.items())
+            raise InputError(
+                f"none of the inputs can be explained: {given}.\n  fix  pass floating-point inputs or token ids that enter "
+                "an embedding, or name the inputs with explain_inputs=[...]."
+            )
+        return chosen
+
+    # -- recordings -------------------------------------------------------------------------------------------------
+
+    def _capture(
+        self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins, anew: bool = False
+    ) -> Capture:
+        """The recording for this shape of call: a kept one, or a new one."""
+        state = fingerprint(self.model) if isinstance(self.model, torch.nn.Module) else ()
+        if state != self._fingerprint:
+            self._captures.clear()
+            self._fingerprint = state
+        shape = shape_of_call(bound)
+        key = None if shape is None else (shape, plugins.generation)
+        if key is not None and not anew and key in self._captures:
+            return self._captures[key]
+        found = self._record(bound, args, kwargs, plugins)
+        if key is not None:
+            self._captures[key] = found
+            while len(self._captures) > _CACHED:
+                self._captures.pop(next(iter(self._captures)))
+        return found
+
+    def _record(self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins) -> Capture:
+        analysers = list(plugins.analysers.values())
+        if _is_exported(self.model):
+            from dlbt_core.graph.export import capture_exported
+
+            return capture_exported(self.model, bound, analysers)
+        found = capture(
+            self.model,
+            bound,
+            lambda: self.model(*args, **kwargs),
+            expand=lambda op: expansion(plugins, op),
+            analysers=analysers,
+        )
+        self._check_randomness(found)
+        return found
+
+    def _check_randomness(self, found: Capture) -> None:
+        graph = found.graph
+        mixing = [n for n in graph.nodes if packet(n.op) == "aten.batch_norm" and n.args.get("training")]
+        if graph.random and getattr(self.model, "training", False):
+            raise ModelStateError(
+                f"the model is in train mode and draws random numbers: {graph.random[0]}.\n  fix  call model.eval() first."
+            )
+        if mixing:
+            raise ModelStateError(
+                f"batch norm uses the batch's own statistics in {mixing[0].site}: a sample's output depends on the others.\n"
+                "  fix  call model.eval() first."
+            )
+        if graph.random:
+            warnings.warn(
+                f"the model draws random numbers ({graph.random[0]}); the explanation keeps those of the first run.",
+                RandomModelWarning,
+                stacklevel=5,
+            )
+
+    def __repr__(self) -> str:
+        name = self.composite.name if isinstance(self.composite, Composite) else self.composite
+        return f"<Explainer of {type(self.model).__name__}, composite {name!r}, {len(self._captures)} recordings>"
+
+
+def explain(
+    model: Any,
+    *args: Any,
+    composite: str | Composite = "auto",
+    rules: Sequence[Choice] = (),
+    target: Any = None,
+    targets: Sequence[Any] | None = None,
+    explain_inputs: Sequence[str] | None = None,
+    layers: str | Sequence[str] = "modules",
+    audit: bool = False,
+    fallback: str | None = None,
+    backend: str = "eager",
+    plugins: Plugins | None = None,
+    progress: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Explain one call of a model: ``explain(model, x)``. For several calls keep an `Explainer`.
+
+    Parameters
+    ----------
+    model, composite, rules, explain_inputs, layers, audit, fallback, backend, plugins
+        See `Explainer`.
+    *args, **kwargs, target, targets, progress
+        See `Explainer.__call__`.
+
+    Returns
+    -------
+    Explanation or list of Explanation
+        One, or one per target if `targets` is given.
+    """
+    explainer = Explainer(
+        model, composite, rules=rules, explain_inputs=explain_inputs, layers=layers, audit=audit, fallback=fallback,
+        backend=backend, plugins=plugins,
+    )  # fmt: skip
+    return explainer(*args, target=target, targets=targets, progress=progress, **kwargs)
+
+
+def _is_exported(model: Any) -> bool:
+    return isinstance(model, torch.export.ExportedProgram)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _acts_in_training(module: torch.nn.Module) -> bool:
+    """Whether train mode changes what the module computes."""
+    dropout = torch.nn.modules.dropout._DropoutNd
+    if isinstance(module, dropout) or isinstance(module, torch.nn.RNNBase):
+        return bool(module.p if isinstance(module, dropout) else module.dropout)
+    return isinstance(module, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU))
+

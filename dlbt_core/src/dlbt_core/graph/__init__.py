@@ -1,0 +1,1 @@
+"""What the model did: recorded runs as immutable graphs."""

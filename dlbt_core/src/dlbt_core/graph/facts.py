@@ -1,0 +1,290 @@
+"""Facts: named properties of values, found once by dataflow and readable by composites.
+
+They take the place of per-architecture patches: an RMS norm written as ``x * rsqrt(mean(x * x) + eps)`` is known by what
+it does, whatever the class is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
+from dlbt_core.graph.ops import COPIES, ELEMENTWISE, VALUE_FREE, packet
+
+__all__ = ["EMBEDDINGS", "Analyser", "Facts", "analyse", "carriers", "on_path"]
+
+EMBEDDINGS: Mapping[str, str] = {"aten.embedding": "indices", "aten.embedding_bag": "indices"}
+
+Analyser = Callable[[Graph], Mapping[str, Iterable[int]]]
+"""Takes a graph, gives fact name to the values that have it."""
+
+_REDUCING_SQUARES = {"aten.mean", "aten.sum"}
+_NORMS = {
+    "aten.var", "aten.std", "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm",
+    "aten.linalg_norm", "aten.frobenius_norm",
+}  # fmt: skip
+_PRODUCTS = {"aten.mul", "aten.multiply", "aten.div", "aten.divide", "aten.true_divide"}
+_MATRIX_PRODUCTS = {"aten.matmul", "aten.bmm", "aten.einsum", "aten.baddbmm"}
+_SOFTMAX = {"aten.softmax", "aten._softmax", "aten._safe_softmax"}
+_KEEPS_NAME = COPIES | {"aten.dropout"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Fact name to the values that have it."""
+
+    named: Mapping[str, frozenset[int]]
+
+    def of(self, value: int) -> frozenset[str]:
+        """The facts of one value."""
+        return frozenset(name for name, values in self.named.items() if value in values)
+
+    def has(self, value: int | None, name: str) -> bool:
+        """Whether a value has a fact."""
+        return value is not None and value in self.named.get(name, ())
+
+
+def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
+    """The facts of all built-in analysers and of `more`."""
+    found: dict[str, set[int]] = {}
+    for analyser in (statistics, self_gates, attention_weights, *more):
+        for name, values in analyser(graph).items():
+            found.setdefault(name, set()).update(values)
+    return Facts({name: frozenset(values) for name, values in found.items()})
+
+
+# -- what carries relevance ---------------------------------------------------------------------------------------------
+
+
+def carriers(graph: Graph, explained: Iterable[int], held: Set[int] = frozenset()) -> frozenset[int]:
+    """Values that depend on an explained input through floating-point ops or through an embedding's indices.
+
+    Parameters
+    ----------
+    graph
+        The recorded run.
+    explained
+        Values of the explained inputs. An integer one carries through views and copies up to an embedding.
+    held
+        Nodes whose results are held constant.
+    """
+    carries = set(explained)
+    for node in graph.nodes:
+        sources = [index for index in node.inputs if index in carries]
+        if not sources or node.index in held or packet(node.op) in VALUE_FREE:
+            continue
+        enters = _enters_embedding(node, carries)
+        for output in node.outputs:
+            if output is None:
+                continue
+            if graph.values[output].is_floating:
+                ok = enters or any(graph.values[s].is_floating for s in sources)
+            else:
+                ok = packet(node.op) in COPIES and not any(graph.values[s].is_floating for s in sources)
+                ok = ok and graph.values[output].dtype == graph.values[sources[0]].dtype
+            if ok:
+                carries.add(output)
+    return frozenset(carries)
+
+
+def _enters_embedding(node: Node, carries: Set[int]) -> bool:
+    name = EMBEDDINGS.get(packet(node.op))
+    return name is not None and any(ref.index in carries for ref in refs_in(node.args.get(name)))
+
+
+def on_path(graph: Graph, carries: Set[int], outputs: Iterable[int]) -> tuple[int, ...]:
+    """Nodes through which relevance of `outputs` reaches an explained input, in the order of execution."""
+    wanted = {index for index in outputs if index in carries}
+    path: list[int] = []
+    for node in reversed(graph.nodes):
+        if any(output in wanted and output in carries for output in node.outputs):
+            sources = _message_receivers(node, carries, graph)
+            if sources:
+                path.append(node.index)
+                wanted.update(sources)
+    return tuple(reversed(path))
+
+
+def _message_receivers(node: Node, carries: Set[int], graph: Graph) -> list[int]:
+    """The carrying values a node can hand relevance to: floating ones, indices of an embedding, and copies of ids."""
+    embedding = EMBEDDINGS.get(packet(node.op))
+    floating = any(o is not None and graph.values[o].is_floating for o in node.outputs)
+    found = []
+    for name, arg in node.args.items():
+        for ref in refs_in(arg):
+            if ref.index in carries and (graph.values[ref.index].is_floating or not floating or name == embedding):
+                found.append(ref.index)
+    return found
+
+
+# -- what kind of value it is -------------------------------------------------------------------------------------------
+
+
+def _depends_on_input(graph: Graph) -> set[int]:
+    depends = set(graph.inputs.values())
+    for node in graph.nodes:
+        if any(index in depends for index in node.inputs):
+            depends.update(o for o in node.outputs if o is not None)
+    return depends
+
+
+def _tensor(node: Node, name: str) -> int | None:
+    arg = node.args.get(name)
+    return arg.index if isinstance(arg, Ref) else None
+
+
+def _operands(node: Node) -> list[int]:
+    """The tensors a node reads, without repetitions."""
+    return list(dict.fromkeys(node.inputs))
+
+
+def statistics(graph: Graph) -> dict[str, set[int]]:
+    """``statistic``: what a normalisation divides by, in whatever spelling.
+
+    A value is a moment of x if it is the mean or sum of x's squares or absolute values, or a variance or norm of x, or
+    comes from such a moment by elementwise ops with constants. It is a statistic if it scales x, or x less its mean.
+    """
+    depends = _depends_on_input(graph)
+    origin = {index: index for index in depends}
+    squares: dict[int, int] = {}
+    means: dict[int, int] = {}
+    moments: dict[int, int] = {}
+    found: set[int] = set()
+    for node in graph.nodes:
+        read = [index for index in _operands(node) if index in depends]
+        out = node.outputs[0] if node.outputs else None
+        if out is None or not read:
+            continue
+        op, first = packet(node.op), read[0]
+        if len(read) == 1:
+            if op in COPIES:
+                for table in (origin, squares, means, moments):
+                    if first in table:
+                        table[out] = table[first]
+            elif op in ELEMENTWISE:
+                if op in ("aten.pow", "aten.square", "aten.mul", "aten.abs") and first not in moments and _squares(node):
+                    squares[out] = origin[first]
+                for table in (means, moments):
+                    if first in table:
+                        table[out] = table[first]
+                if first in squares and op in ("aten.mul", "aten.div"):
+                    squares[out] = squares[first]
+            elif op in _NORMS:
+                moments[out] = origin[first]
+                for other, place in zip(node.outputs[1:], ("mean",), strict=False):
+                    if other is not None and place == "mean":
+                        means[other] = origin[first]
+            elif op in _REDUCING_SQUARES or op in ("aten.amax", "aten.max"):
+                if first in squares:
+                    moments[out] = squares[first]
+                means[out] = origin[first]
+        elif len(read) == 2:
+            second = read[1]
+            if op in ("aten.expand_as", "aten.type_as", "aten.maximum"):
+                for table in (origin, moments):
+                    if first in table:
+                        table[out] = table[first]
+            if op in ("aten.sub", "aten.subtract") and means.get(second) == origin.get(first):
+                origin[out] = origin[first]
+            if op in _PRODUCTS:
+                for scaled, scale in ((first, second), (second, first)):
+                    if scale in moments and moments[scale] == origin.get(scaled):
+                        found.add(scale)
+    return {"statistic": found}
+
+
+def _squares(node: Node) -> bool:
+    """Whether an elementwise op of one tensor is a square or an absolute value of it."""
+    op = packet(node.op)
+    if op == "aten.pow":
+        return node.args.get("exponent") in (2, 2.0)
+    if op == "aten.mul":
+        return isinstance(node.args.get("other"), Ref) and _tensor(node, "self") == _tensor(node, "other")
+    return True
+
+
+def self_gates(graph: Graph) -> dict[str, set[int]]:
+    """``self_gate``: g(x) in a product x * g(x), g elementwise: a SiLU or GELU that the model spells out.
+
+    Holding g(x) constant in the product is the identity rule for the whole activation.
+    """
+    depends = _depends_on_input(graph)
+    root: dict[int, int] = {index: index for index in depends}
+    linear: dict[int, bool] = dict.fromkeys(depends, True)
+    gates: set[int] = set()
+    for node in graph.nodes:
+        read = [index for index in _operands(node) if index in depends]
+        out = node.outputs[0] if node.outputs else None
+        op = packet(node.op)
+        if out is None or not read or (op not in ELEMENTWISE and op not in ("aten.clone", "aten.to", "aten.alias")):
+            continue
+        roots = {root[index] for index in read}
+        if len(roots) != 1:
+            continue
+        if op in ("aten.mul", "aten.multiply") and len(read) == 2:
+            a, b = read
+            if linear[a] and not linear[b]:
+                gates.add(b)
+                continue
+            if linear[b] and not linear[a]:
+                gates.add(a)
+                continue
+        root[out] = roots.pop()
+        scaled = op in ("aten.mul", "aten.div", "aten.neg", "aten.clone", "aten.to", "aten.alias") and len(read) == 1
+        scaled = scaled and len(node.inputs) <= 2 and not _squares_itself(node) and _is_numerator(node, read[0])
+        linear[out] = scaled and linear[read[0]]
+    return {"self_gate": {g for g in gates if _only_scales(graph, g, gates, root)}}
+
+
+def _squares_itself(node: Node) -> bool:
+    return len(node.inputs) == 2 and node.inputs[0] == node.inputs[1]
+
+
+def _is_numerator(node: Node, value: int) -> bool:
+    return packet(node.op) != "aten.div" or _tensor(node, "self") == value
+
+
+def _only_scales(graph: Graph, gate: int, gates: Set[int], root: Mapping[int, int]) -> bool:
+    """Whether all that is done with the gate is to multiply it with its own root."""
+    return all(
+        packet(graph.nodes[user].op) in ("aten.mul", "aten.multiply")
+        and len({root[i] for i in graph.nodes[user].inputs if i in root}) == 1
+        for user in graph.consumers[gate]
+    )
+
+
+def attention_weights(graph: Graph) -> dict[str, set[int]]:
+    """``attention_weights``: a softmax that mixes other values in a matrix product."""
+    depends = _depends_on_input(graph)
+    carried: dict[int, int] = {}
+    found: set[int] = set()
+    for node in graph.nodes:
+        out = node.outputs[0] if node.outputs else None
+        if out is None:
+            continue
+        op = packet(node.op)
+        if op in _SOFTMAX:
+            carried[out] = out
+        elif op in _KEEPS_NAME and node.inputs and node.inputs[0] in carried:
+            for output in node.outputs:
+                if output is not None:
+                    carried[output] = carried[node.inputs[0]]
+        elif op in _MATRIX_PRODUCTS:
+            read = [index for index in _operands(node) if index in depends]
+            found.update(carried[index] for index in read if index in carried and len(read) > 1)
+    return {"attention_weights": found}
+
+
+def explainable(graph: Graph, names: Iterable[str] | None, is_aside: Callable[[str], bool]) -> dict[str, int]:
+    """The inputs to explain: those named, else floating ones and integer ones that enter an embedding."""
+    if names is not None:
+        return {name: graph.inputs[name] for name in names}
+    chosen: dict[str, int] = {}
+    for path, value in graph.inputs.items():
+        if is_aside(path):
+            continue
+        if graph.values[value].is_floating:
+            chosen[path] = value
+        elif any(graph.values[v].is_floating for v in carriers(graph, [value])):
+            chosen[path] = value
+    return chosen

@@ -1,0 +1,198 @@
+"""In-place ops and writes through views, rewritten as ops that only make new values.
+
+Every tensor the model holds is an `Alias`. Tensors that share memory form a tree: the root made the memory, each child
+is a view op applied to its parent. A write to one of them makes a new value for it, hands that up to the root
+(``slice_scatter`` and its like), and leaves the other views stale: they are derived again when they are next read.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from dlbt_core.graph.ir import Ref
+
+__all__ = ["Alias", "AliasTracker", "ViewStep"]
+
+Emit = Callable[[str, Mapping[str, Any], torch.Tensor], int]
+
+_SAME_ELEMENTS = {
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "alias", "detach", "contiguous",
+    "to", "view_as", "reshape_as", "lift_fresh", "type_as", "_reshape_alias", "positive",
+    "resolve_conj", "resolve_neg", "dropout", "feature_dropout", "expand_as",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStep:
+    """How a view comes from its parent: the op, its arguments, and which of its outputs it is."""
+
+    op: str
+    args: Mapping[str, Any]
+    parent_arg: str
+    output: int
+
+
+class Alias:
+    """One tensor of the running model and the value that is in it now."""
+
+    __slots__ = ("dtype", "external", "parent", "root", "shape", "step", "strides", "tensor", "value", "version")
+
+    def __init__(self, tensor: torch.Tensor, value: int, parent: Alias | None, step: ViewStep | None) -> None:
+        self.tensor = weakref.ref(tensor)
+        self.value = value
+        self.parent = parent
+        self.root: Alias = parent.root if parent is not None else self
+        self.step = step
+        self.version: int = self.root.version if parent is not None else 0
+        self.shape = tuple(tensor.shape)
+        self.dtype = tensor.dtype
+        self.strides = (tuple(tensor.stride()), tensor.storage_offset())
+        self.external = False
+
+
+class AliasTracker:
+    """Knows every live tensor of a recording by identity, and its memory by storage."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._by_id: dict[int, Alias] = {}
+        self._roots: dict[int, tuple[StorageWeakRef, Alias]] = {}
+
+    def find(self, tensor: torch.Tensor) -> Alias | None:
+        """The alias of this very tensor object, or of the memory it is a new window on."""
+        alias = self._by_id.get(id(tensor))
+        if alias is not None and alias.tensor() is tensor:
+            return alias
+        root = self.root_of(tensor)
+        if root is None:
+            return None
+        if self._same_window(root, tensor):
+            return self.bind(tensor, self.current(root), root, ViewStep("aten.alias.default", {}, "self", 0))
+        size, stride, offset = list(tensor.shape), list(tensor.stride()), tensor.storage_offset()
+        step = ViewStep("aten.as_strided.default", {"size": size, "stride": stride, "storage_offset": offset}, "self", 0)
+        return self.bind(tensor, self._derive(step, self.current(root), tensor), root, step)
+
+    @staticmethod
+    def _same_window(alias: Alias, tensor: torch.Tensor) -> bool:
+        return alias.shape == tuple(tensor.shape) and alias.strides == (tuple(tensor.stride()), tensor.storage_offset())
+
+    def root_of(self, tensor: torch.Tensor) -> Alias | None:
+        """The root alias of the memory of `tensor`, if any tensor of it is known."""
+        key = _storage_key(tensor)
+        found = self._roots.get(key) if key is not None else None
+        return None if found is None or found[0].expired() else found[1]
+
+    def bind(
+        self, tensor: torch.Tensor, value: int, parent: Alias | None = None, step: ViewStep | None = None
+    ) -> Alias:
+        """Let `tensor` be known as holding `value`; with a parent, as a view of it."""
+        alias = Alias(tensor, value, parent, step)
+        self._by_id[id(tensor)] = alias
+        if parent is None:
+            key = _storage_key(tensor)
+            if key is not None:
+                self._roots[key] = (StorageWeakRef(tensor.untyped_storage()), alias)
+        return alias
+
+    def current(self, alias: Alias) -> int:
+        """The value in `alias` now; derived again if its memory was written through another view."""
+        if alias.version != alias.root.version:
+            assert alias.parent is not None and alias.step is not None
+            alias.value = self._derive(alias.step, self.current(alias.parent), alias)
+            alias.version = alias.root.version
+        return alias.value
+
+    def _derive(self, step: ViewStep, parent: int, like: Any) -> int:
+        return self._emit(step.op, {step.parent_arg: Ref(parent), **step.args, "__output__": step.output}, like)
+
+    def write(self, alias: Alias, value: int) -> None:
+        """`alias` was written: it holds `value` now, and so do, in their way, all that share its memory."""
+        chain = [alias]
+        while chain[-1].parent is not None:
+            chain.append(chain[-1].parent)
+        before = [self.current(link) for link in chain]
+        version = alias.root.version + 1
+        alias.value = value
+        for child, parent, old in zip(chain, chain[1:], before[1:], strict=False):
+            parent.value = self._put_back(child, parent, old)
+        for link in chain:
+            link.version = version
+
+    def _put_back(self, child: Alias, parent: Alias, old: int) -> int:
+        """The parent's new value: its old one with the child's elements replaced."""
+        step = child.step
+        assert step is not None
+        name = step.op.split(".")[1]
+        args = step.args
+        new, base = Ref(child.value), Ref(old)
+        if name in _SAME_ELEMENTS:
+            if child.shape == parent.shape:
+                return child.value
+            return self._emit("aten.reshape.default", {"self": new, "shape": list(parent.shape)}, parent)
+        if name in ("transpose", "swapaxes", "swapdims"):
+            return self._emit("aten.transpose.int", {"self": new, **_dims(args)}, parent)
+        if name in ("t", "numpy_T"):
+            return self._emit("aten.permute.default", {"self": new, "dims": list(range(len(parent.shape)))[::-1]}, parent)
+        if name == "permute":
+            rank = len(parent.shape)
+            dims = [d % rank for d in args["dims"]]
+            return self._emit("aten.permute.default", {"self": new, "dims": [dims.index(d) for d in range(rank)]}, parent)
+        if name == "select":
+            where = {"dim": args["dim"], "index": args["index"]}
+            return self._emit("aten.select_scatter.default", {"self": base, "src": new, **where}, parent)
+        if name in ("slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "tensor_split"):
+            where = _window(name, args, step.output, parent.shape, child.shape)
+            if name == "unbind":
+                return self._emit("aten.select_scatter.default", {"self": base, "src": new, **where}, parent)
+            return self._emit("aten.slice_scatter.default", {"self": base, "src": new, **where}, parent)
+        if name == "diagonal":
+            return self._emit("aten.diagonal_scatter.default", {"self": base, "src": new, **args}, parent)
+        (size, (stride, offset)) = child.shape, child.strides
+        where = {"size": list(size), "stride": list(stride), "storage_offset": offset - parent.strides[1]}
+        return self._emit("aten.as_strided_scatter.default", {"self": base, "src": new, **where}, parent)
+
+
+def _dims(args: Mapping[str, Any]) -> dict[str, Any]:
+    first, second = (args[k] for k in (("dim0", "dim1") if "dim0" in args else ("axis0", "axis1")))
+    return {"dim0": first, "dim1": second}
+
+
+def _window(
+    name: str, args: Mapping[str, Any], output: int, parent: tuple[int, ...], child: tuple[int, ...]
+) -> dict[str, Any]:
+    """The stretch of the parent that one piece of a slice, split, chunk or unbind covers."""
+    dim = args.get("dim", 0) or 0
+    if name == "slice":
+        return {k: args[k] for k in ("dim", "start", "end", "step") if k in args}
+    if name == "unbind":
+        return {"dim": dim, "index": output}
+    if name == "narrow":
+        start = args["start"]
+    elif name == "split_with_sizes":
+        start = sum(args["split_sizes"][:output])
+    elif name == "split" and isinstance(args["split_size"], int):
+        start = args["split_size"] * output
+    elif name == "split":
+        start = sum(args["split_size"][:output])
+    elif name == "chunk":
+        start = -(-parent[dim] // args["chunks"]) * output
+    elif "indices" in args:
+        start = [0, *args["indices"]][output]
+    else:
+        even, extra = divmod(parent[dim], args["sections"])
+        start = even * output + min(output, extra)
+    return {"dim": dim, "start": start, "end": start + child[dim]}
+
+
+def _storage_key(tensor: torch.Tensor) -> int | None:
+    try:
+        storage = tensor.untyped_storage()
+        return int(storage._cdata) if storage.nbytes() else None
+    except (RuntimeError, NotImplementedError):
+        return None

@@ -1,0 +1,467 @@
+"""The tape: a model's own forward pass, recorded below autograd, where composite ops are still whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dlbt_core.errors import CaptureError
+from dlbt_core.graph.functional import Alias, AliasTracker, ViewStep
+from dlbt_core.graph.ir import Graph, Guard, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
+from dlbt_core.graph.ops import returns_many
+from dlbt_core.graph.structure import leaves
+
+__all__ = ["Recording", "record"]
+
+Expand = Callable[[Any], Callable[..., Any] | None]
+
+_LOCK = threading.RLock()
+_TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
+_OWN_DIR = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_METADATA_ONLY = {
+    "unsqueeze_": "unsqueeze", "squeeze_": "squeeze", "t_": "t", "transpose_": "transpose", "detach_": "detach",
+    "swapaxes_": "swapaxes", "swapdims_": "swapdims", "as_strided_": "as_strided",
+}  # fmt: skip
+_OVERLOADS = {"aten.transpose.default": "aten.transpose.int"}
+_RENAMED_IN_PLACE = {"__iand__": "__and__", "__ior__": "__or__", "__ixor__": "__xor__"}
+_ESCAPES = {"resolve_conj", "resolve_neg"}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded run: the graph and what the model returned."""
+
+    graph: Graph
+    result: Any
+
+
+def record(
+    model: Callable[..., Any],
+    inputs: Mapping[str, torch.Tensor],
+    run: Callable[[], Any],
+    *,
+    expand: Expand | None = None,
+) -> Recording:
+    """Run `run` and record what it does.
+
+    Parameters
+    ----------
+    model
+        Whose parameters, buffers and module names are to be known. Any callable; a `torch.nn.Module` has more to say.
+    inputs
+        Path to input tensor, the very objects that `run` will hand to the model.
+    run
+        Calls the model.
+    expand
+        Asked for each op; may return a function of simpler ops to record in its place.
+
+    Raises
+    ------
+    CaptureError
+        If the run does something that cannot be recorded.
+    """
+    tape = _Tape(model, inputs, expand)
+    with _LOCK, _untouched_globals(), tape.following_modules(), tape:
+        try:
+            result = run()
+            outputs = {path: tape.value_of(leaf) for path, leaf in leaves(result) if isinstance(leaf, torch.Tensor)}
+        except NotImplementedError as error:
+            if "higher order" not in str(error).lower():
+                raise
+            raise CaptureError(
+                f"a higher-order op in {tape.site()} cannot be recorded: {error}\n  fix  run the model with the plain "
+                "(eager) implementation of that part, e.g. attn_implementation='sdpa'."
+            ) from error
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise CaptureError(
+                f"the model calls autograd inside its forward pass, in {tape.site()}; that cannot be recorded.\n"
+                "  fix  explain the part of the model that does not, or hand over a torch.export program."
+            ) from error
+        finally:
+            tape.restore_writes()
+    return Recording(tape.finish(outputs), result)
+
+
+@contextmanager
+def _untouched_globals() -> Iterator[None]:
+    """No grad, below autograd, no fused encoder path; everything as before afterwards, random state included."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.no_grad())
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(torch._C._AutoDispatchBelowAutograd())
+        yield
+
+
+class _Tape(TorchDispatchMode):
+    def __init__(self, model: Any, inputs: Mapping[str, torch.Tensor], expand: Expand | None) -> None:
+        super().__init__()
+        self.values: list[Value] = []
+        self.nodes: list[Node] = []
+        self.calls: list[ModuleCall] = []
+        self.constants: dict[int, torch.Tensor] = {}
+        self.state_values: dict[str, int] = {}
+        self.input_values: dict[str, int] = {}
+        self.random: list[str] = []
+        self.tracker = AliasTracker(self._emit_single)
+        self._namer = Namer()
+        self._expand = expand
+        self._thread = threading.get_ident()
+        self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._keep: list[torch.Tensor] = []
+        self._stack: list[Site] = [Site("", _type_name(model))]
+        self._called: dict[str, int] = {}
+        self._modules: dict[int, str] = {}
+        self._states: dict[int, tuple[str, str, torch.Tensor]] = {}
+        self._state_storages: dict[int, str] = {}
+        self._expanding = False
+        if isinstance(model, torch.nn.Module):
+            self._modules = {id(module): name for name, module in model.named_modules()}
+            self._know_states(model)
+        for path, tensor in inputs.items():
+            self.input_values[path] = self._external(tensor, "input", path)
+
+    # -- values -----------------------------------------------------------------------------------------------------
+
+    def _know_states(self, model: torch.nn.Module) -> None:
+        for kind, items in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+            for name, tensor in items:
+                self._states[id(tensor)] = (name, kind, tensor)
+                if tensor.layout == torch.strided and tensor.numel():
+                    self._state_storages.setdefault(int(tensor.untyped_storage()._cdata), name)
+        self._states_by_name = {name: (kind, tensor) for name, kind, tensor in self._states.values()}
+
+    def _new_value(self, kind: Any, name: str, like: Any, node: int | None = None) -> int:
+        index = len(self.values)
+        self.values.append(Value(index, kind, name, tuple(like.shape), like.dtype, node))
+        return index
+
+    def _external(self, tensor: torch.Tensor, kind: Any, name: str) -> int:
+        known = self.tracker.find(tensor)
+        if known is not None:
+            return self.tracker.current(known)
+        value = self._new_value(kind, name, tensor)
+        self.tracker.bind(tensor, value).external = True
+        self._keep.append(tensor)
+        return value
+
+    def value_of(self, tensor: torch.Tensor) -> int:
+        """The value that `tensor` holds now; a tensor never seen before is a weight or a constant."""
+        alias = self.tracker.find(tensor)
+        if alias is not None:
+            return self.tracker.current(alias)
+        if id(tensor) in self._states:
+            name, kind, _ = self._states[id(tensor)]
+            value = self._external(tensor, kind, name)
+            self.state_values[name] = value
+            return value
+        owner = self._owner_of(tensor)
+        if owner is not None:
+            self.value_of(owner)
+            return self.value_of(tensor)
+        if tensor.layout != torch.strided:
+            raise CaptureError(
+                f"a {tensor.layout} tensor in {self.site()} cannot be recorded.\n  fix  use dense tensors there."
+            )
+        value = self._external(tensor, "constant", f"constant_{len(self.constants)}")
+        self.constants[value] = tensor
+        return value
+
+    def _owner_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The parameter or buffer whose memory `tensor` shares, e.g. as its ``.data``."""
+        if tensor.layout != torch.strided or not tensor.numel() or not self._state_storages:
+            return None
+        name = self._state_storages.get(int(tensor.untyped_storage()._cdata))
+        owner = self._states_by_name[name][1] if name is not None else None
+        return None if owner is None or self.tracker.find(owner) is not None else owner
+
+    # -- ops --------------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if threading.get_ident() != self._thread:
+            return func(*args, **kwargs)
+        instead = None if self._expand is None or self._expanding else self._expand(func)
+        if instead is not None and any(_is_floating(leaf) for _, leaf in leaves(args)):
+            self._expanding, outer = True, self._expanding
+            try:
+                with self:
+                    return instead(*args, **kwargs)
+            finally:
+                self._expanding = outer
+        schema = func._schema
+        given = self._by_name(schema, args, kwargs)
+        written = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        if written and func._opname not in _METADATA_ONLY:
+            return self._write(func, given, written, args, kwargs)
+        refs = {name: self._refer(arg) for name, arg in given.items()}
+        seed = _random_state(func)
+        result = func(*args, **kwargs)
+        self._note(_plain_name(func), func, given, refs, result, drew=seed is not None and _advanced(seed))
+        return result
+
+    @staticmethod
+    def _by_name(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return {a.name: value for a, value in zip(schema.arguments, args, strict=False)} | dict(kwargs)
+
+    def _refer(self, arg: Any) -> Any:
+        """The argument with references in place of tensors."""
+        if isinstance(arg, torch.Tensor):
+            return Ref(self.value_of(arg))
+        if isinstance(arg, (list, tuple)):
+            return [Ref(self.value_of(a)) if isinstance(a, torch.Tensor) else a for a in arg]
+        return arg
+
+    def _note(
+        self, op: str, func: Any, given: Mapping[str, Any], refs: dict[str, Any], result: Any, drew: bool
+    ) -> None:
+        many = isinstance(result, (list, tuple))
+        items = list(result) if many else [result]
+        tensors = [item if isinstance(item, torch.Tensor) else None for item in items]
+        if drew:
+            self._note_random(func, tensors)
+            return
+        guard = _guard_of(func, given, items)
+        name, index = self._namer(op), len(self.nodes)
+        outputs: list[int | None] = []
+        for position, tensor in enumerate(tensors):
+            if tensor is None:
+                outputs.append(None)
+                continue
+            value = self._new_value("result", f"{name}.{position}" if many else name, tensor, index)
+            outputs.append(value)
+            self._bind_result(op, given, refs, tensor, value, position)
+        args = MappingProxyType(refs)
+        self.nodes.append(Node(index, name, op, args, tuple(outputs), many, self.site(), guard))
+
+    def _bind_result(
+        self, op: str, given: Mapping[str, Any], refs: Mapping[str, Any], tensor: torch.Tensor, value: int, out: int
+    ) -> None:
+        """Let the tensor be known, as a view of the argument whose memory it shares, if there is one."""
+        root = self.tracker.root_of(tensor)
+        if root is not None:
+            for name, arg in given.items():
+                parent = self.tracker.find(arg) if isinstance(arg, torch.Tensor) else None
+                if parent is not None and parent.root is root:
+                    others = {k: v for k, v in refs.items() if k != name}
+                    self.tracker.bind(tensor, value, parent, ViewStep(op, others, name, out))
+                    return
+        self.tracker.bind(tensor, value)
+
+    def _note_random(self, func: Any, tensors: list[torch.Tensor | None]) -> None:
+        """Random numbers are kept: replaying the graph must give the same numbers."""
+        self.random.append(f"{func} in {self.site()}")
+        for tensor in tensors:
+            if tensor is not None:
+                value = self._new_value("constant", f"random_{len(self.constants)}", tensor)
+                self.constants[value] = tensor.clone()
+                self.tracker.bind(tensor, value)
+
+    def _write(self, func: Any, given: dict[str, Any], written: list[str], args: Any, kwargs: Any) -> Any:
+        """An in-place or out= op: recorded as the op that makes a new value."""
+        target = given[written[0]]
+        if len(written) > 1 or not isinstance(target, torch.Tensor):
+            raise CaptureError(f"{func} in {self.site()} writes several tensors; that cannot be recorded.")
+        before = self._refer(target)
+        alias = self.tracker.find(target)
+        assert alias is not None
+        refs = {name: self._refer(arg) for name, arg in given.items() if not (name == "out" and func._overloadname == "out")}
+        seed = _random_state(func)
+        if alias.root.external:
+            self._written.append((target, target.clone()))
+        result = func(*args, **kwargs)
+        if seed is not None and _advanced(seed):
+            self.random.append(f"{func} in {self.site()}")
+            value = self._new_value("constant", f"random_{len(self.constants)}", target)
+            self.constants[value] = target.clone()
+        else:
+            value = self._emit_write(func, refs, target)
+        if alias.shape != tuple(target.shape):
+            raise CaptureError(f"{func} in {self.site()} resizes a tensor; that cannot be recorded. ({before})")
+        self.tracker.write(alias, value)
+        return result
+
+    def _emit_write(self, func: Any, refs: dict[str, Any], target: torch.Tensor) -> int:
+        """The value that an in-place op leaves in `target`."""
+        source = refs.get("src") if func._opname == "copy_" else refs.get("value") if func._opname == "fill_" else None
+        if isinstance(source, Ref):
+            value = source.index
+            if self.values[value].shape != tuple(target.shape):
+                args = {"self": source, "size": list(target.shape)}
+                value = self._emit_single("aten.expand.default", args, target)
+        elif func._opname in ("zero_", "fill_"):
+            args = {"self": refs["self"], "fill_value": refs.get("value", 0)}
+            return self._emit_single("aten.full_like.default", args, target)
+        else:
+            value = self._emit_single(_functional_name(func, self), refs, target)
+        read = {self.values[ref.index].dtype for arg in refs.values() for ref in refs_in(arg)}
+        if read != {target.dtype}:
+            value = self._emit_single("aten.to.dtype", {"self": Ref(value), "dtype": target.dtype}, target)
+        return value
+
+    def _emit_single(self, op: str, args: Mapping[str, Any], like: Any) -> int:
+        """Add a node of one result (or of which one result counts) and give its value."""
+        args = dict(args)
+        output = args.pop("__output__", 0)
+        name, index = self._namer(op), len(self.nodes)
+        value = self._new_value("result", name, like, index)
+        many = returns_many(op)
+        outputs = tuple([None] * output + [value]) if many else (value,)
+        self.nodes.append(Node(index, name, op, MappingProxyType(args), outputs, many, self.site()))
+        return value
+
+    # -- modules ----------------------------------------------------------------------------------------------------
+
+    def site(self) -> Site:
+        """The module that is running and the model's source line."""
+        top = self._stack[-1]
+        frame = sys._getframe(1)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if not file.startswith((_TORCH_DIR, _OWN_DIR, "<")):
+                return Site(top.module, top.module_type, top.call, f"{file}:{frame.f_lineno}")
+            frame = frame.f_back  # type: ignore[assignment]
+        return top
+
+    @contextmanager
+    def following_modules(self) -> Iterator[None]:
+        """Know which module runs, by hooks that are there only while recording."""
+
+        def enter(module: torch.nn.Module, _args: Any) -> None:
+            if threading.get_ident() == self._thread:
+                path = self._modules.get(id(module), self._stack[-1].module)
+                call = self._called.get(path, 0)
+                if id(module) in self._modules:
+                    self._called[path] = call + 1
+                self._stack.append(Site(path, _type_name(module), call))
+
+        def leave(module: torch.nn.Module, _args: Any, output: Any) -> None:
+            if threading.get_ident() == self._thread and len(self._stack) > 1:
+                site = self._stack.pop()
+                error = sys.exc_info()[1]
+                if error is not None:
+                    if not hasattr(error, "dlbt_site"):
+                        error.dlbt_site = str(site)  # type: ignore[attr-defined]
+                    return
+                if id(module) in self._modules:
+                    self.calls.append(ModuleCall(site.module, site.call, tuple(self._known(output))))
+
+        before = register_module_forward_pre_hook(enter)
+        after = register_module_forward_hook(leave, always_call=True)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def _known(self, output: Any) -> Iterator[tuple[str, int]]:
+        for path, leaf in leaves(output):
+            if isinstance(leaf, torch.Tensor):
+                alias: Alias | None = self.tracker.find(leaf)
+                if alias is not None:
+                    yield path, self.tracker.current(alias)
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def restore_writes(self) -> None:
+        """Inputs, weights and buffers the model wrote to are given their contents back."""
+        for tensor, content in reversed(self._written):
+            tensor.data.copy_(content)
+
+    def finish(self, outputs: Mapping[str, int]) -> Graph:
+        return Graph(
+            values=tuple(self.values),
+            nodes=tuple(self.nodes),
+            inputs=MappingProxyType(self.input_values),
+            outputs=MappingProxyType(dict(outputs)),
+            states=MappingProxyType(self.state_values),
+            constants=MappingProxyType(self.constants),
+            modules=tuple(self.calls),
+            random=tuple(self.random),
+        )
+
+
+def _type_name(module: Any) -> str:
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_floating(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
+
+
+def _plain_name(func: Any) -> str:
+    """The op's name; for one that only changes how a tensor looks at its memory, the name of the view it amounts to."""
+    namespace, name, overload = str(func).split(".")
+    found = f"{namespace}.{_METADATA_ONLY.get(name, name)}.{overload}"
+    return _OVERLOADS.get(found, found)
+
+
+def _functional_name(func: Any, tape: _Tape) -> str:
+    """The op that makes a new value where `func` writes into an old one."""
+    namespace, name, overload = str(func).split(".")
+    packet_name = _RENAMED_IN_PLACE.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)
+    packet = getattr(getattr(torch.ops, namespace), packet_name, None)
+    if packet is not None and packet_name != name and overload in packet.overloads():
+        return f"{namespace}.{packet_name}.{overload}"
+    if packet is not None and packet_name == name:
+        wanted = [a.name for a in func._schema.arguments if a.alias_info is None or not a.alias_info.is_write]
+        for other in packet.overloads():
+            schema = getattr(packet, other)._schema
+            if [a.name for a in schema.arguments] == wanted and not schema.is_mutable:
+                return f"{namespace}.{packet_name}.{other}"
+    raise CaptureError(
+        f"{func} in {tape.site()} writes into a tensor and has no functional form.\n"
+        "  fix  use an op that returns a new tensor there."
+    )
+
+
+def _guard_of(func: Any, given: Mapping[str, Any], items: list[Any]) -> Guard | None:
+    """What Python learns from this op, so that a replay can tell whether the run would have gone another way."""
+    if any(isinstance(item, (bool, int, float, complex)) for item in items):
+        return Guard("result", items[0] if len(items) == 1 else tuple(items))
+    if func._opname in _ESCAPES:
+        return Guard("content", items[0].clone())
+    if torch.Tag.dynamic_output_shape in func.tags or _indexes_by_mask(func, given):
+        return Guard("shape", tuple(tuple(item.shape) for item in items if isinstance(item, torch.Tensor)))
+    return None
+
+
+def _indexes_by_mask(func: Any, given: Mapping[str, Any]) -> bool:
+    indices = given.get("indices") if func._opname == "index" else None
+    return isinstance(indices, (list, tuple)) and any(
+        isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices
+    )
+
+
+def _random_state(func: Any) -> list[Any] | None:
+    """The generators' states before an op that may draw from them."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return None
+    return _states()
+
+
+def _states() -> list[Any]:
+    found = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        found += torch.cuda.get_rng_state_all()
+    return found
+
+
+def _advanced(before: list[Any]) -> bool:
+    return not all(torch.equal(a, b) for a, b in zip(before, _states(), strict=True))

@@ -1,0 +1,1 @@
+"""Plugins: who brought the rules."""

@@ -1,0 +1,1 @@
+"""One op, handed back: rules, op keys, the registry."""

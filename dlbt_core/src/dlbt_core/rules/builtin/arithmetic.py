@@ -1,0 +1,61 @@
+"""Sums: of values, over dimensions, along dimensions. And picking the largest or smallest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.rule import RuleSet
+
+__all__ = ["declare"]
+
+_SUMS = tuple(f"aten.{n}" for n in "add sub rsub subtract".split())
+_LINEAR = tuple(f"aten.{n}" for n in "neg negative sum mean cumsum diff trace".split())
+_SCATTERED_SUMS = tuple(f"aten.{n}" for n in "index_add scatter_add".split())
+_PICKS = tuple(f"aten.{n}" for n in "max min amax amin topk sort median kthvalue maximum minimum fmax fmin".split())
+
+
+def declare(add: RuleSet) -> None:
+    """Declare the rules of this module."""
+
+    @add.rule(*_SUMS, *_SCATTERED_SUMS, variant="epsilon", absorbs=("constant", "epsilon"), default=True,
+              reads=lambda p, c: ("pullback", "constants", *(("output",) if p["epsilon"] else ())))  # fmt: skip
+    def sum_epsilon(ctx: RuleContext, m: Any, *, epsilon: float = 0.0) -> dict[str, Any]:
+        """R_a = a / (a + b + eps sgn(a + b)) R.  Bach et al. 2015, eq. 58, with weights 1; a constant takes its part."""
+        m = ctx.damp(m, epsilon)
+        return _adjoint(ctx, m)
+
+    @add.rule(*_SUMS, *_SCATTERED_SUMS, variant="gradient", absorbs=("constant",), reads=("pullback", "constants"))
+    def sum_gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
+        """m_a = m_b = m: the gradient of a sum."""
+        return _adjoint(ctx, m)
+
+    @add.rule(*_LINEAR, variant="gradient", default=True, reads=("pullback",))
+    def linear(ctx: RuleContext, m: Any) -> dict[str, Any]:
+        """R_i = x_i / sum_i x_i R for a sum; the adjoint for every other map without a constant part."""
+        return ctx.vjp(m)
+
+    @add.rule(*_PICKS, variant="gradient", absorbs=("constant",), default=True, reads=("pullback", "constants"))
+    def picked(ctx: RuleContext, m: Any) -> dict[str, Any]:
+        """All relevance to the element that was picked (evenly where several are equal); a constant keeps its part."""
+        constants = ctx.constants()
+        for constant in constants.values():
+            if constant.is_floating_point():
+                ctx.absorb("constant", ctx.vjp(m, *_name_of(ctx, constant)).popitem()[1], constant)
+        return ctx.vjp(m)
+
+
+def _adjoint(ctx: RuleContext, m: Any) -> dict[str, Any]:
+    if _has_constant(ctx):
+        ctx.absorb_offset("constant", m)
+    return ctx.vjp(m)
+
+
+def _has_constant(ctx: RuleContext) -> bool:
+    """Whether a term of the sum carries no relevance, be it a tensor or a number."""
+    terms = [ctx.args.get(name) for name in ("self", "other", "source", "src") if name not in ctx.carries]
+    return any(term is not None for term in terms)
+
+
+def _name_of(ctx: RuleContext, tensor: Any) -> list[str]:
+    return [name for name, arg in ctx.args.items() if arg is tensor]

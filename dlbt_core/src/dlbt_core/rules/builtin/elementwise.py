@@ -1,0 +1,155 @@
+"""Activations and other functions of one tensor: one formula, ``R_in = R_out``, so ``m_in = m * f(x) / x``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlbt_core.rules.context import RuleContext, stabilise
+from dlbt_core.rules.rule import RuleSet
+
+__all__ = ["declare"]
+
+Degree = Callable[[RuleContext], float]
+Slope = Callable[[RuleContext], Tensor]
+
+HOMOGENEOUS: Mapping[str, Degree] = {
+    "aten.relu": lambda ctx: 1.0,
+    "aten.leaky_relu": lambda ctx: 1.0,
+    "aten.prelu": lambda ctx: 1.0,
+    "aten.rrelu": lambda ctx: 1.0,
+    "aten.abs": lambda ctx: 1.0,
+    "aten.absolute": lambda ctx: 1.0,
+    "aten.square": lambda ctx: 2.0,
+    "aten.sqrt": lambda ctx: 0.5,
+    "aten.rsqrt": lambda ctx: -0.5,
+    "aten.reciprocal": lambda ctx: -1.0,
+    "aten.pow.Tensor_Scalar": lambda ctx: float(ctx.args["exponent"]),
+    "aten.std": lambda ctx: 1.0,
+    "aten.var": lambda ctx: 2.0,
+    "aten.linalg_vector_norm": lambda ctx: 1.0,
+    "aten.norm": lambda ctx: 1.0,
+}
+"""Functions with f(tx) = t^k f(x) for t > 0, by degree k. By Euler's theorem x f'(x) = k f(x)."""
+
+
+def _x(ctx: RuleContext) -> Tensor:
+    """The one argument that carries."""
+    (name,) = ctx.carries
+    argument: Tensor = ctx.args[name]
+    return argument
+
+
+def _silu(ctx: RuleContext) -> Tensor:
+    return torch.sigmoid(_x(ctx))
+
+
+def _gelu(ctx: RuleContext) -> Tensor:
+    x = _x(ctx)
+    if ctx.args["approximate"] == "tanh":
+        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+
+
+def _hardswish(ctx: RuleContext) -> Tensor:
+    return torch.clamp(_x(ctx) + 3, 0, 6) / 6
+
+
+def _mish(ctx: RuleContext) -> Tensor:
+    return torch.tanh(torch.nn.functional.softplus(_x(ctx)))
+
+
+CLOSED: Mapping[str, Slope] = {
+    "aten.silu": _silu, "aten.gelu": _gelu, "aten.hardswish": _hardswish, "aten.mish": _mish,
+}  # fmt: skip
+"""f(x) / x where it has a form of its own."""
+
+VANISHING: Mapping[str, Callable[[RuleContext], float]] = {
+    "aten.tanh": lambda ctx: 1.0,
+    "aten.sin": lambda ctx: 1.0,
+    "aten.tan": lambda ctx: 1.0,
+    "aten.asin": lambda ctx: 1.0,
+    "aten.atan": lambda ctx: 1.0,
+    "aten.sinh": lambda ctx: 1.0,
+    "aten.erf": lambda ctx: 2 / math.sqrt(math.pi),
+    "aten.expm1": lambda ctx: 1.0,
+    "aten.log1p": lambda ctx: 1.0,
+    "aten.elu": lambda ctx: float(ctx.args["scale"]),
+    "aten.celu": lambda ctx: 1.0,
+    "aten.selu": lambda ctx: 1.0507009873554805,
+    "aten.relu6": lambda ctx: 1.0,
+    "aten.hardtanh": lambda ctx: 1.0,
+    "aten.softsign": lambda ctx: 1.0,
+    "aten.tanhshrink": lambda ctx: 0.0,
+    "aten.hardshrink": lambda ctx: 0.0,
+    "aten.softshrink": lambda ctx: 0.0,
+}
+"""Functions with f(0) = 0, by f'(0), which is the limit of f(x) / x."""
+
+OFFSET = tuple(
+    f"aten.{name}"
+    for name in (
+        "sigmoid log_sigmoid hardsigmoid softplus exp exp2 log log2 log10 cos cosh acos erfc erfinv clamp clamp_min "
+        "clamp_max clip threshold logit pow.Scalar"
+    ).split()
+)
+"""Functions that are not 0 at 0, or may not be: f(x) / x is stabilised."""
+
+
+def declare(add: RuleSet) -> None:
+    """Declare the rules of this module."""
+
+    @add.rule(*HOMOGENEOUS, variant="identity", default=True, reads=("pullback",))
+    def homogeneous(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = R (elementwise), R_i = x_i f'_i / k f R (a norm): the gradient over the degree k of homogeneity."""
+        degree = _degree(ctx)
+        return {name: given if degree == 1 else given / degree for name, given in ctx.vjp(m).items()}
+
+    @add.rule(*HOMOGENEOUS, variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "output"))
+    def homogeneous_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_in = m f'(x): the op's gradient, which hands on k times what it got."""
+        degree = _degree(ctx)
+        if degree != 1:
+            ctx.absorb("nonlinearity", m * (1 - degree), ctx.output)
+        return ctx.vjp(m)
+
+    @add.rule(*CLOSED, variant="identity", default=True, reads=("carrying",))
+    def identity_closed(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = R_i: m_in = m f(x) / x in closed form.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        return _to_argument(ctx, m * CLOSED[ctx.packet](ctx))
+
+    @add.rule(*VANISHING, variant="identity", default=True, reads=("carrying", "output"))
+    def identity_vanishing(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = R_i: m_in = m f(x) / x, and m f'(0) at x = 0.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        x, at_zero = _x(ctx), VANISHING[ctx.packet](ctx)
+        slope = torch.where(x == 0, at_zero, ctx.output / torch.where(x == 0, torch.ones_like(x), x))
+        return _to_argument(ctx, m * slope)
+
+    @add.rule(*OFFSET, variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output"))
+    def identity_stabilised(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
+        """R_i = x_i / (x_i + eps sgn x_i) R_i, for functions that are not 0 at 0.  Achtibat et al. 2024, eq. 9."""
+        x = _x(ctx)
+        ctx.absorb("epsilon", m * (epsilon / (x.abs() + epsilon)), ctx.output)
+        return _to_argument(ctx, m * ctx.output / stabilise(x, epsilon))
+
+    @add.rule(*CLOSED, *VANISHING, *OFFSET, "aten.logsumexp", "aten.prod",
+              variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "carrying", "output"))  # fmt: skip
+    def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_in = m f'(x): the op's gradient."""
+        handed = ctx.vjp(m)
+        ctx.absorb_rest("nonlinearity", m, handed)
+        return handed
+
+
+def _degree(ctx: RuleContext) -> float:
+    return HOMOGENEOUS[ctx.node.op if ctx.node.op in HOMOGENEOUS else ctx.packet](ctx)
+
+
+def _to_argument(ctx: RuleContext, message: Tensor) -> dict[str, Any]:
+    """The message for the one argument that carries."""
+    (name,) = ctx.carries
+    return {name: message}

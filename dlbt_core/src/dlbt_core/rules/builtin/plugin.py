@@ -1,0 +1,29 @@
+"""The entry of the built-in plugin ``core``; it comes in through the same hooks as any other."""
+
+from __future__ import annotations
+
+from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
+from dlbt_core.rules.rule import RuleSet
+
+
+@hookimpl
+def dlbt_plugin_info() -> PluginInfo:
+    """Who we are."""
+    return PluginInfo(rule_api="1.0", summary="Copies, elementwise ops, arithmetic, linear family", owns=("aten", "prim"))
+
+
+@hookimpl
+def dlbt_register_rules(add: RuleSet) -> None:
+    """Declare the rules."""
+    from dlbt_core.rules.builtin import arithmetic, elementwise, linear, structural
+
+    for module in (structural, elementwise, arithmetic, linear):
+        module.declare(add)
+
+
+@hookimpl
+def dlbt_register_composites(add: object) -> None:
+    """Declare the named composites."""
+    from dlbt_core.composites import presets
+
+    presets.declare(add)  # type: ignore[arg-type]

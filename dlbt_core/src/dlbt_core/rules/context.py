@@ -1,0 +1,300 @@
+"""What a rule sees of its node: arguments, output, vector-Jacobian products, and the books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from dlbt_core.errors import RuleContractError
+from dlbt_core.graph.ir import Node, Value
+from dlbt_core.graph.ops import arguments, packet, resolve_op
+
+__all__ = ["Books", "Pullback", "RuleContext", "bind_call", "multiply", "stabilise", "vanish_where_zero"]
+
+
+def stabilise(z: Tensor, epsilon: float) -> Tensor:
+    """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``: safe to divide by if `epsilon` is positive."""
+    return z + torch.where(z < 0, -epsilon, epsilon)
+
+
+def multiply(a: Tensor, m: Tensor) -> Tensor:
+    """``a * m``: relevance from a multiplier. Exactly 0 where `m` is, also where `a` is infinite (masked logits)."""
+    return vanish_where_zero(m, a * m)
+
+
+def vanish_where_zero(m: Tensor, product: Tensor) -> Tensor:
+    """`product`, and 0 where `m` is 0."""
+    return torch.where(m == 0, torch.zeros((), dtype=product.dtype, device=product.device), product)
+
+
+class Books(Protocol):
+    """Where absorbed relevance is booked."""
+
+    def absorb(self, node: Node, name: str, amount: Tensor, times: Tensor | None, like: int | None) -> None:
+        """Book the sum of ``amount * times`` under `name`; `like` is a value whose layout `amount` has."""
+
+
+class _Entry(torch.autograd.Function):
+    """Lets a tensor enter a graph of its own. Unlike a leaf, its node does not keep the tensor alive."""
+
+    @staticmethod
+    def forward(ctx: Any, seed: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        return None, None
+
+
+class Pullback:
+    """One op, run once with autograd on: its vector-Jacobian product, without its arguments or results held."""
+
+    __slots__ = ("_edges", "_outputs")
+
+    def __init__(self, outputs: Sequence[Any], entries: Mapping[tuple[str, int | None], Tensor]) -> None:
+        self._outputs = tuple(
+            get_gradient_edge(out) if isinstance(out, Tensor) and out.requires_grad else None for out in outputs
+        )
+        self._edges = {key: get_gradient_edge(entry) for key, entry in entries.items()}
+
+    @staticmethod
+    def enter(seed: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """`x` as an argument to differentiate by; ids as numbers, for the ops that only copy them."""
+        entered: Tensor = _Entry.apply(seed, x if x.is_floating_point() or x.is_complex() else x.to(dtype))
+        return entered
+
+    def __call__(self, cotangents: Sequence[Tensor | None]) -> dict[tuple[str, int | None], Tensor | None]:
+        pairs = [(o, c) for o, c in zip(self._outputs, cotangents, strict=True) if o is not None and c is not None]
+        if not pairs:
+            return dict.fromkeys(self._edges)
+        outs, cots = zip(*pairs, strict=True)
+        grads = torch.autograd.grad(outs, tuple(self._edges.values()), cots, retain_graph=True, allow_unused=True)
+        return dict(zip(self._edges, grads, strict=True))
+
+
+class RuleContext:
+    """What a rule sees of its node.
+
+    Attributes
+    ----------
+    node : Node
+        The op, where it ran, and the source line.
+    args : mapping
+        Arguments by schema name, defaults filled in, tensors as they were in the forward pass. Only what the rule
+        declared in ``reads`` is there of the values that were computed on the way.
+    output : Tensor or tuple of Tensor
+        The op's result.
+    carries : frozenset of str
+        Names of the arguments through which relevance can flow on.
+    facts : mapping of str to frozenset of str
+        Argument name to the facts of its value, e.g. ``{"other": {"statistic"}}``.
+    streams : int or None
+        Number of coupled streams, if the composite has several.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        args: Mapping[str, Any],
+        output: Any,
+        carries: frozenset[str],
+        values: Mapping[tuple[str, int | None], Value],
+        facts: Mapping[str, frozenset[str]],
+        books: Books,
+        pullback: Pullback | None = None,
+        cache: Callable[[Any, Callable[[], Any]], Any] | None = None,
+        rule: str = "",
+        streams: int | None = None,
+    ) -> None:
+        self.node = node
+        self.args = args
+        self.carries = carries
+        self.facts = facts
+        self.streams = streams
+        self._output = output
+        self._values = values
+        self._items: dict[str, tuple[int, ...]] = {}
+        for name, item in values:
+            if item is not None:
+                self._items[name] = (*self._items.get(name, ()), item)
+        self._books = books
+        self._pullback = pullback
+        self._cache = cache
+        self._rule = rule
+
+    @property
+    def output(self) -> Any:
+        """The op's result."""
+        if self._output is None:
+            raise RuleContractError(f"{self._rule} uses ctx.output; declare it: reads=(..., 'output').")
+        return self._output
+
+    @property
+    def packet(self) -> str:
+        """The op's name without overload, e.g. ``"aten.add"``."""
+        return packet(self.node.op)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Tensor arguments that carry no relevance, by name."""
+        return {
+            name: arg for name, arg in self.args.items() if isinstance(arg, Tensor) and name not in self.carries
+        }
+
+    def call(self, /, **replace: Any) -> Any:
+        """Redo the op with some arguments replaced."""
+        args, kwargs = bind_call(self.node.op, {**self.args, **replace})
+        return resolve_op(self.node.op)(*args, **kwargs)
+
+    def vjp(self, cotangent: Any, /, *names: str, **replace: Any) -> dict[str, Any]:
+        """The op's vector-Jacobian product.
+
+        Parameters
+        ----------
+        cotangent
+            Shaped like the output; a sequence with None for unused results if the op has several.
+        *names
+            For which arguments; all carrying ones unless said.
+        **replace
+            Arguments to replace first (weights by their positive part, say). Costs a forward pass of the op.
+
+        Returns
+        -------
+        dict
+            Argument name to product; a list with None where nothing is carried for a list argument.
+        """
+        wanted = names or tuple(self.carries)
+        cotangents = list(cotangent) if self.node.many else [cotangent]
+        if replace or self._pullback is None or not set(wanted) <= self.carries:
+            found = self._fresh_vjp(cotangents, wanted, replace)
+        else:
+            found = self._pullback(cotangents)
+        result: dict[str, Any] = {}
+        for name in wanted:
+            if (name, None) in found:
+                if found[name, None] is not None:
+                    result[name] = found[name, None]
+                continue
+            given = self.args.get(name)
+            size = len(given) if given is not None else 1 + max(i for n, i in found if n == name and i is not None)
+            items = [found.get((name, i)) for i in range(size)]
+            if any(item is not None for item in items):
+                result[name] = items
+        return result
+
+    def _fresh_vjp(self, cotangents: list[Tensor | None], wanted: Sequence[str], replace: Mapping[str, Any]) -> Any:
+        """Run the op again under `torch.func.vjp`: pure, so it holds under vmap and tracing."""
+        args = {**self.args, **replace}
+        keys: list[tuple[str, int | None]] = []
+        for name in wanted:
+            items = self._items.get(name)
+            if items is None and isinstance(args[name], (list, tuple)):
+                items = tuple(i for i, item in enumerate(args[name]) if isinstance(item, Tensor))
+            keys += [(name, None)] if items is None else [(name, i) for i in items]
+
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            full = dict(args)
+            for (name, item), tensor in zip(keys, tensors, strict=True):
+                if item is None:
+                    full[name] = tensor
+                else:
+                    full[name] = [*full[name][:item], tensor, *full[name][item + 1 :]]
+            positional, keywords = bind_call(self.node.op, full)
+            out = resolve_op(self.node.op)(*positional, **keywords)
+            outs = list(out) if self.node.many else [out]
+            return tuple(o for o, c in zip(outs, cotangents, strict=True) if c is not None)
+
+        primals = [args[name] if item is None else args[name][item] for name, item in keys]
+        _, pull = torch.func.vjp(run, *primals)
+        return dict(zip(keys, pull(tuple(c for c in cotangents if c is not None)), strict=True))
+
+    def damp(self, m: Tensor, epsilon: float) -> Tensor:
+        """``m * |z| / (|z| + epsilon)``: the epsilon rule's denominator on a multiplier; books what it takes."""
+        if epsilon == 0:
+            return m
+        size = self.output.abs()
+        damped = m * (size / (size + epsilon))
+        self.absorb("epsilon", m - damped, self.output)
+        return damped
+
+    @staticmethod
+    def stabilise(z: Tensor, epsilon: float) -> Tensor:
+        """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``."""
+        return stabilise(z, epsilon)
+
+    def absorb(self, name: str, amount: Tensor, times: Tensor | None = None) -> None:
+        """Book what is not handed on: the sum of ``amount * times`` over each sample.
+
+        Parameters
+        ----------
+        name
+            What absorbed it; one of the names the rule declared.
+        amount
+            Shaped like the node's (first) output.
+        times
+            A factor of any shape that broadcasts against `amount`.
+        """
+        self._books.absorb(self.node, name, amount, times, self.node.outputs[0])
+
+    def absorb_at(self, argument: str, name: str, amount: Tensor, times: Tensor | None = None) -> None:
+        """Book an amount shaped like a carrying argument instead of the output."""
+        self._books.absorb(self.node, name, amount, times, self._values[argument, None].index)
+
+    def shape(self, argument: str) -> tuple[int, ...]:
+        """Shape of a carrying argument, also where its numbers were not kept."""
+        return self._values[argument, None].shape
+
+    def absorb_rest(self, name: str, message: Any, handed: Mapping[str, Any]) -> None:
+        """Book the difference between what came in and what is handed on.
+
+        For ops whose remainder has no form of its own. Needs the op's output and its carrying arguments.
+        """
+        outputs = self.output if self.node.many else [self.output]
+        messages = message if self.node.many else [message]
+        for index, out, m in zip(self.node.outputs, outputs, messages, strict=True):
+            if m is not None:
+                self._books.absorb(self.node, name, m, out, index)
+        for (argument, item), value in self._values.items():
+            given = handed.get(argument)
+            m = given if item is None or given is None else given[item]
+            if m is not None:
+                a = self.args[argument] if item is None else self.args[argument][item]
+                self._books.absorb(self.node, name, -m, a, value.index)
+
+    def absorb_offset(self, name: str, m: Any) -> None:
+        """Book what the op's constant part takes: ``m`` times the op with its carrying arguments at zero."""
+        zeros: dict[str, Any] = {}
+        like = next(x for x in (m if self.node.many else [m]) if x is not None)
+        for (argument, item), value in self._values.items():
+            zero = torch.zeros(value.shape, dtype=value.dtype, device=like.device)
+            if item is None:
+                zeros[argument] = zero
+            else:
+                items = zeros.setdefault(argument, list(self.args[argument]))
+                items[item] = zero
+        offset = self.call(**zeros)
+        pairs = zip(m, offset, self.node.outputs, strict=True) if self.node.many else [(m, offset, self.node.outputs[0])]
+        for message, part, value_index in pairs:
+            if message is not None:
+                self._books.absorb(self.node, name, message, part, value_index)
+
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
+        """A value derived from weights, kept from call to call until a parameter changes."""
+        return make() if self._cache is None else self._cache((self.node.index, key), make)
+
+
+def bind_call(op: str, args: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by schema name as positional and keyword arguments of the op."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for argument in arguments(op):
+        value = args.get(argument.name, argument.default)
+        if argument.keyword_only:
+            if argument.name in args:
+                keywords[argument.name] = value
+        else:
+            positional.append(value)
+    return positional, keywords

@@ -1,0 +1,1 @@
+"""Plan and run: which rule where, forward values, backward messages, the ledger."""

@@ -1,0 +1,146 @@
+"""A capture: one recording of a model for one shape of call, with all that is derived from the graph alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlbt_core.errors import CaptureError, DlbtError, InputError
+from dlbt_core.graph.facts import Analyser, Facts, analyse
+from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.samples import SampleAxis, sample_axes
+from dlbt_core.graph.structure import leaves, rebuilder
+from dlbt_core.graph.tape import Expand, record
+from dlbt_core.scheduler.forward import ForwardProgram, state_getters
+
+__all__ = ["Capture", "capture", "fingerprint"]
+
+GraphPassFunction = Callable[[Graph, Any], Graph]
+
+
+class Capture:
+    """A graph, its facts, and how to run it again on the model's present weights.
+
+    Attributes
+    ----------
+    graph, facts
+        What was recorded, and what is known about it.
+    rebuild
+        Makes what the model returns out of {output path: tensor}.
+    """
+
+    def __init__(
+        self, model: Any, graph: Graph, rebuild: Callable[[Mapping[str, Tensor]], Any], analysers: list[Analyser]
+    ) -> None:
+        self.model = model
+        self.graph = graph
+        self.rebuild = rebuild
+        self.facts: Facts = analyse(graph, analysers)
+        self._getters = state_getters(model, graph.states) if graph.states else {}
+        self._axes: dict[int, dict[int, SampleAxis]] = {}
+        self.programs: dict[Any, Any] = {}
+
+    def state(self, name: str) -> Tensor:
+        """The parameter or buffer of that name, as it is now."""
+        return self._getters[name]()
+
+    def axes(self, samples: int) -> dict[int, SampleAxis]:
+        """Where the samples lie in each value."""
+        if samples not in self._axes:
+            self._axes[samples] = sample_axes(self.graph, samples)
+        return self._axes[samples]
+
+    def floating_outputs(self) -> dict[str, tuple[int, ...]]:
+        """Path to shape of the floating-point outputs."""
+        graph = self.graph
+        return {p: graph.values[v].shape for p, v in graph.outputs.items() if graph.values[v].is_floating}
+
+    def with_passes(self, passes: list[GraphPassFunction], analysers: list[Analyser]) -> Capture:
+        """The same recording after graph passes."""
+        graph = self.graph
+        for function in passes:
+            graph = function(graph, self.state)
+        return Capture(self.model, graph, self.rebuild, analysers)
+
+
+def capture(
+    model: Any,
+    bound: Mapping[str, Any],
+    run: Callable[[], Any],
+    *,
+    expand: Expand | None = None,
+    analysers: list[Analyser] | None = None,
+) -> Capture:
+    """Record one run and check that replaying the recording gives the same outputs.
+
+    Raises
+    ------
+    InputError
+        If the model fails on these inputs.
+    CaptureError
+        If the run cannot be recorded, or the replay differs from it.
+    """
+    inputs = {path: leaf for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
+    try:
+        recording = record(model, inputs, run, expand=expand)
+    except DlbtError:
+        raise
+    except Exception as error:
+        where = getattr(error, "dlbt_site", None)
+        given = "\n".join(f"  input  {path}: {_describe(t)}" for path, t in inputs.items())
+        raise InputError(
+            f"the model cannot run on these inputs: {type(error).__name__}: {error}\n"
+            + (f"  where  {where}\n" if where else "")
+            + given
+            + "\n  fix    pass what model(...) itself accepts: check shapes, dtypes and devices above."
+        ) from error
+    found = Capture(model, recording.graph, rebuilder(recording.result), analysers or [])
+    _check_replay(found, inputs, recording.result)
+    return found
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} on {tensor.device}"
+
+
+def _check_replay(found: Capture, inputs: Mapping[str, Tensor], result: Any) -> None:
+    """A recording that cannot be replayed would explain another model than the one that ran."""
+    replayed = ForwardProgram(found.graph).run(inputs, found.state)
+    for path, tensor in leaves(result):
+        if not isinstance(tensor, Tensor) or not tensor.numel():
+            continue
+        again = replayed.values[found.graph.outputs[path]]
+        if not _same(again, tensor):
+            raise CaptureError(
+                f"replaying the recording gives another output {path!r} than the model.\n"
+                "  cause  the model changed a tensor in a way that was not seen, or reads memory it did not write.\n"
+                "  fix    please report it with the model's code; meanwhile hand over a torch.export program."
+            )
+
+
+def _same(again: Tensor, tensor: Tensor) -> bool:
+    if again.shape != tensor.shape or again.dtype != tensor.dtype:
+        return False
+    if not tensor.is_floating_point():
+        return bool(torch.equal(again, tensor))
+    finite = torch.isfinite(tensor)
+    scale = tensor[finite].abs().max() if bool(finite.any()) else torch.ones((), dtype=tensor.dtype)
+    tolerance = float(scale) * 64 * torch.finfo(tensor.dtype).eps ** 0.75
+    return bool(torch.allclose(again, tensor, rtol=0.0, atol=tolerance, equal_nan=True))
+
+
+def fingerprint(model: Any) -> tuple[Any, ...]:
+    """What of a model a recording depends on besides its weights: modules, flags, plain attributes, hooks."""
+    if not isinstance(model, torch.nn.Module):
+        return (model,)
+    found: list[Any] = []
+    for module in model.modules():
+        plain = tuple(
+            (k, v) for k, v in module.__dict__.items() if v is None or type(v) in (bool, int, float, str)
+        )
+        hooks = (len(module._forward_hooks), len(module._forward_pre_hooks))
+        found.append((module, plain, hooks, len(module._parameters), len(module._buffers)))
+    return tuple(found)

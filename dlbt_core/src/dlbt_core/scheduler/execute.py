@@ -1,0 +1,356 @@
+"""Execute: one forward pass, one backward pass for all targets, explanations with closed books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlbt_core.composites.composite import Composite
+from dlbt_core.errors import GuardError, NonFiniteError, TargetError
+from dlbt_core.explanation import Explanation
+from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.samples import per_sample
+from dlbt_core.graph.tape import record
+from dlbt_core.plugins.loader import Plugins
+from dlbt_core.plugins.services import expansion, graph_pass, help_missing
+from dlbt_core.scheduler.capture import Capture
+from dlbt_core.scheduler.forward import ForwardProgram, ForwardRun
+from dlbt_core.scheduler.ledger import Account, Ledger
+from dlbt_core.scheduler.plan import Plan
+from dlbt_core.scheduler.propagate import BackwardProgram, Propagation
+from dlbt_core.scheduler.resolve import Layer, Resolver
+from dlbt_core.target import FunctionTarget, Target
+
+__all__ = ["Job", "execute"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of one call."""
+
+    plugins: Plugins
+    composite: str | Composite
+    layers: tuple[Layer, ...]
+    targets: Sequence[Target | FunctionTarget]
+    report: str | Sequence[str]
+    audit: bool
+    fallback: str | None
+    progress: bool
+
+
+@dataclass
+class _Program:
+    """A plan with its two passes, and which values the explanation will show under which names."""
+
+    capture: Capture
+    plan: Plan
+    forward: ForwardProgram
+    backward: BackwardProgram
+    shown: dict[str, int]
+
+
+@dataclass
+class _Met:
+    """A target that has met the outputs: its score, where its relevance enters the model, and its own accounts."""
+
+    score: Tensor
+    seeds: dict[int, Tensor]
+    picked: list[Any]
+    accounts: tuple[Account, ...] = ()
+    unassigned: Mapping[str, Tensor] | None = None
+    plan: Plan | None = None
+
+
+def execute(
+    found: Capture, inputs: Mapping[str, Tensor], explained: Mapping[str, int], job: Job, again: Callable[[], Capture]
+) -> list[Explanation]:
+    """Explain all targets of a job with one forward pass.
+
+    Raises
+    ------
+    NonFiniteError
+        If a score or a relevance is not finite.
+    """
+    program = _program(found, explained, job)
+    try:
+        run = program.forward.run(inputs, program.capture.state)
+    except GuardError:
+        program = _program(again(), explained, job)
+        run = program.forward.run(inputs, program.capture.state)
+    found = program.capture
+    outputs = {path: run.values[value] for path, value in found.graph.outputs.items()}
+    met = [_meet(target, found, program.plan, outputs, job) for target in job.targets]
+    for target, one in zip(job.targets, met, strict=True):
+        _check_score(one.score, target, found, inputs)
+    results = _backward(program, run, met, found, job)
+    return [
+        _explanation(program, found, outputs, target, one, result, job)
+        for target, one, result in zip(job.targets, met, results, strict=True)
+    ]
+
+
+# -- before ---------------------------------------------------------------------------------------------------------
+
+
+def _program(found: Capture, explained: Mapping[str, int], job: Job) -> _Program:
+    """The plan and its passes; kept with the capture, since they are the same for each call of this kind."""
+    floating = found.floating_outputs()
+    paths = tuple(dict.fromkeys(path for target in job.targets for path in target.paths(floating)))
+    report = job.report if isinstance(job.report, str) else tuple(job.report)
+    choices = tuple((layer.name, tuple(layer.choices)) for layer in job.layers)
+    key = (paths, job.composite, choices, report, job.fallback, tuple(explained.items()), job.plugins.generation)
+    known = found.programs.get(key)
+    programs = found.programs
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    composite = job.plugins.composites.resolve(job.composite, found.graph, found.facts)
+    if composite.passes:
+        found = _passed(found, composite, job)
+    resolver = Resolver(found.graph, found.facts, job.plugins.registry, composite, job.layers, job.fallback)
+    outputs = tuple(found.graph.outputs[path] for path in paths)
+    plan = resolver.plan(explained, outputs, partial(help_missing, job.plugins))
+    shown = _shown(found.graph, plan, job.report)
+    program = _Program(
+        found,
+        plan,
+        ForwardProgram(found.graph, plan, set(shown.values()) | _audited(plan, job.audit)),
+        BackwardProgram(plan, found.facts, shown.values()),
+        shown,
+    )
+    programs[key] = program
+    return program
+
+
+def _passed(found: Capture, composite: Composite, job: Job) -> Capture:
+    return found.with_passes(
+        [graph_pass(job.plugins, name) for name in composite.passes], list(job.plugins.analysers.values())
+    )
+
+
+def _audited(plan: Plan, audit: bool) -> set[int]:
+    """With an audit every value on the path is needed, to weigh its messages."""
+    if not audit:
+        return set()
+    found = {slot.value for step in plan.steps for slot in step.slots}
+    return found | {o for step in plan.steps for o in step.node.outputs if o is not None}
+
+
+def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, int]:
+    """Names under which relevance is reported, with their values."""
+    if report == "none":
+        return {}
+    names: dict[str, int] = {}
+    for call in graph.modules:
+        key = call.module + (f"#{call.call}" if call.call else "")
+        outputs = [(path, value) for path, value in call.outputs if graph.values[value].is_floating]
+        for path, value in outputs:
+            names[key if len(outputs) == 1 else f"{key}:{path}"] = value
+    if report != "modules":
+        for node in graph.nodes:
+            for place, value in enumerate(node.outputs):
+                if value is not None and graph.values[value].is_floating:
+                    names[f"{node.name}.{place}" if node.many else node.name] = value
+    if not isinstance(report, str):
+        names = {name: value for name, value in names.items() if any(fnmatchcase(name, glob) for glob in report)}
+    return names
+
+
+# -- targets --------------------------------------------------------------------------------------------------------
+
+
+def _meet(target: Target | FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> _Met:
+    if isinstance(target, Target):
+        seed = target.seed(outputs)
+        return _Met(seed.score, {found.graph.outputs[p]: m for p, m in seed.multipliers.items()}, seed.picked)
+    return _meet_function(target, found, plan, outputs, job)
+
+
+def _meet_function(
+    target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job
+) -> _Met:
+    """Record the function on the outputs, and hand its score back to them by the same rules."""
+    given = {path: tensor.detach() for path, tensor in outputs.items()}
+    recording = record(target.fn, given, lambda: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins))
+    score = recording.result
+    if not isinstance(score, Tensor) or not score.is_floating_point() or score.dim() > 1:
+        shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise TargetError(f"the target function returned {shape}; it must give one number per sample, shape (samples,).")
+    tail = Capture(target.fn, recording.graph, lambda tensors: None, list(job.plugins.analysers.values()))
+    carrying = {p: v for p, v in tail.graph.inputs.items() if found.graph.values[found.graph.outputs[p]].is_floating}
+    resolver = Resolver(tail.graph, tail.facts, job.plugins.registry, plan.composite, job.layers, job.fallback)
+    ends = tuple(tail.graph.outputs.values())
+    tail_plan = resolver.plan(carrying, ends, partial(help_missing, job.plugins))
+    keep = _audited(tail_plan, job.audit)
+    run = ForwardProgram(tail.graph, tail_plan, keep).run(given, tail.state)
+    score = run.values[ends[0]].reshape(-1)
+    samples = score.shape[0]
+    backward = BackwardProgram(tail_plan, tail.facts)
+    result = backward.run(
+        run, {ends[0]: torch.ones_like(run.values[ends[0]])}, tail.axes(samples), samples, audit=job.audit, multipliers=True
+    )
+    seeds = {found.graph.outputs[path]: result.multipliers[v] for path, v in carrying.items() if v in result.multipliers}
+    return _Met(
+        score, seeds, [], _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan
+    )
+
+
+def _check_score(score: Tensor, target: Any, found: Capture, inputs: Mapping[str, Tensor]) -> None:
+    if bool(torch.isfinite(score).all()):
+        return
+    bad = [i for i, s in enumerate(score.tolist()) if s != s or s in (float("inf"), float("-inf"))]
+    guilty = [path for path, t in inputs.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    where = f"  cause  input {guilty[0]!r} holds NaN or infinity." if guilty else _first_non_finite(found, inputs)
+    raise NonFiniteError(
+        f"the score of {target} is not finite for sample {', '.join(map(str, bad))}.\n{where}\n"
+        "  fix    mend the input or the weights; a score that is not a number cannot be handed back."
+    )
+
+
+def _first_non_finite(found: Capture, inputs: Mapping[str, Tensor]) -> str:
+    graph = found.graph
+    run = ForwardProgram(graph, keep=range(len(graph.values))).run(inputs, found.state)
+    for node in graph.nodes:
+        for output in node.outputs:
+            value = run.values[output] if output is not None else None
+            if isinstance(value, Tensor) and value.is_floating_point() and bool(torch.isnan(value).any()):
+                return f"  cause  the first NaN is in node {node.name} ({node.op}) in {node.site}."
+    return "  cause  an infinite value in the outputs."
+
+
+# -- backward -------------------------------------------------------------------------------------------------------
+
+
+def _backward(
+    program: _Program, run: ForwardRun, met: Sequence[_Met], found: Capture, job: Job
+) -> list[Propagation]:
+    """The messages of all targets; of several at once by mapping the pass over them."""
+    samples = met[0].score.shape[0]
+    axes = found.axes(samples)
+    with _progress(job, len(program.plan.steps)) as tick, torch.no_grad():
+        if len(met) == 1:
+            return [program.backward.run(run, met[0].seeds, axes, samples, audit=job.audit, on_step=tick)]
+        values = tuple(dict.fromkeys(v for one in met for v in one.seeds))
+        stacked = tuple(
+            torch.stack([one.seeds.get(v, torch.zeros((), dtype=run.values[v].dtype)).expand(run.values[v].shape)
+                         for one in met])
+            for v in values
+        )  # fmt: skip
+
+        def one_target(*seeds: Tensor) -> dict[str, Any]:
+            passed = program.backward.run(
+                run, dict(zip(values, seeds, strict=True)), axes, samples, audit=job.audit, on_step=tick
+            )
+            return vars(passed)
+
+        mapped = torch.vmap(one_target)(*stacked)
+    return [
+        Propagation(**{name: {k: t[i] for k, t in table.items()} for name, table in mapped.items()})
+        for i in range(len(met))
+    ]
+
+
+class _progress:
+    """A progress bar over the steps of the backward pass, if asked for."""
+
+    def __init__(self, job: Job, steps: int) -> None:
+        self._bar: Any = None
+        if job.progress:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=steps, desc="handing back relevance", unit="op", leave=False)
+
+    def __enter__(self) -> Callable[[Any], None] | None:
+        return None if self._bar is None else lambda _step: self._bar.update()
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+# -- after ----------------------------------------------------------------------------------------------------------
+
+
+def _explanation(
+    program: _Program,
+    found: Capture,
+    outputs: Mapping[str, Tensor],
+    target: Any,
+    met: _Met,
+    result: Propagation,
+    job: Job,
+) -> Explanation:
+    plan = program.plan if met.plan is None else replace(program.plan, tail=met.plan)
+    graph = plan.graph
+    device = met.score.device
+
+    def relevance(value: int) -> Tensor:
+        known = result.relevance.get(value)
+        if known is None:
+            kind = graph.values[value].dtype if graph.values[value].is_floating else met.score.dtype
+            return torch.zeros((), dtype=kind, device=device).expand(graph.values[value].shape)
+        return known
+
+    inputs = {name: relevance(value) for name, value in plan.explained.items()}
+    for name, tensor in inputs.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                f"the relevance of input {name!r} is not finite.\n  fix    find the node with audit=True on float64 weights "
+                "(model.double()), or give its op another variant."
+            )
+    samples = met.score.shape[0]
+    axes = found.axes(samples)
+    totals = {name: per_sample(tensor, axes.get(plan.explained[name]), samples) for name, tensor in inputs.items()}
+    sums = {name: total.double() for name, total in totals.items() if total is not None}
+    loose = {f"input {n}": inputs[n].sum().double() for n, total in totals.items() if total is None}
+    ledger = Ledger(
+        score=met.score,
+        inputs=sums,
+        accounts=(*met.accounts, *_accounts(result, graph, "")),
+        unassigned=_merge(_merge(met.unassigned or {}, loose), _unassigned(result)),
+        audited=job.audit,
+        resolution=torch.finfo(met.score.dtype).eps / 2,
+    )
+    return Explanation(
+        inputs=inputs,
+        score=met.score,
+        ledger=ledger,
+        plan=plan,
+        target=str(target),
+        picked=met.picked,
+        outputs=dict(outputs),
+        layers={name: relevance(value) for name, value in program.shown.items()},
+    )
+
+
+def _accounts(result: Propagation, graph: Graph, prefix: str) -> tuple[Account, ...]:
+    by_node: dict[int, dict[str, Tensor]] = {index: {} for index in result.received}
+    for (index, name), amount in result.amounts.items():
+        by_node.setdefault(index, {})[name] = amount
+    return tuple(
+        Account(
+            prefix + graph.nodes[index].name, graph.nodes[index].op, graph.nodes[index].site.module,
+            result.received.get(index), result.handed_on.get(index), by_node[index],
+        )
+        for index in sorted(by_node)
+    )  # fmt: skip
+
+
+def _unassigned(result: Propagation) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for (_, name), amount in result.unassigned.items():
+        found = _merge(found, {name: amount})
+    return found
+
+
+def _merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    merged = dict(first)
+    for name, amount in second.items():
+        merged[name] = merged[name] + amount if name in merged else amount
+    return merged
+

@@ -1,0 +1,220 @@
+"""The ledger: where every unit of relevance went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlbt_core.errors import AuditError, RuleContractError
+from dlbt_core.graph.ir import Graph, Node
+from dlbt_core.graph.samples import SampleAxis, per_sample
+from dlbt_core.rules.context import multiply
+
+__all__ = ["Account", "Bookkeeper", "Ledger"]
+
+
+class Bookkeeper:
+    """Takes the amounts that rules book in one backward pass, and sums them per sample.
+
+    Parameters
+    ----------
+    graph
+        The graph whose nodes book.
+    axes
+        Value to sample axis.
+    samples
+        Number of samples B.
+    """
+
+    def __init__(self, graph: Graph, axes: Mapping[int, SampleAxis], samples: int) -> None:
+        self.graph = graph
+        self.axes = axes
+        self.samples = samples
+        self.amounts: dict[tuple[int, str], Tensor] = {}
+        self.unassigned: dict[tuple[int, str], Tensor] = {}
+        self.allowed: tuple[str, ...] = ()
+
+    def absorb(self, node: Node, name: str, amount: Tensor, times: Tensor | None, like: int | None) -> None:
+        """Book the sum of ``amount * times`` per sample under `name`."""
+        if name not in self.allowed:
+            raise RuleContractError(
+                f"the rule of {node.op} books {name!r}, which it did not declare; it declared "
+                f"{self.allowed or 'nothing'}.\n  fix  absorbs=({name!r}, ...) in its declaration."
+            )
+        axis = self.axes.get(like) if like is not None else None
+        self._enter((node.index, name), self.total(amount, times, axis))
+
+    def total(self, amount: Tensor, times: Tensor | None, axis: SampleAxis | None) -> Tensor:
+        """Per-sample sums, shape (B,); of shape () where the samples cannot be told apart."""
+        if times is not None:
+            amount = _fold(amount, times, axis)
+            amount = multiply(times, amount)
+        summed = per_sample(amount, axis, self.samples)
+        return amount.sum() if summed is None else summed
+
+    def _enter(self, key: tuple[int, str], total: Tensor) -> None:
+        table = self.amounts if total.dim() else self.unassigned
+        total = total.double() if total.device.type != "mps" else total
+        table[key] = table[key] + total if key in table else total
+
+
+def _fold(amount: Tensor, times: Tensor, axis: SampleAxis | None) -> Tensor:
+    """Sum `amount` over the dimensions along which `times` is the same, the sample axis aside."""
+    missing = amount.dim() - times.dim()
+    if missing < 0:
+        return amount
+    same = [
+        d
+        for d in range(amount.dim())
+        if (d < missing or times.shape[d - missing] == 1) and amount.shape[d] > 1 and (axis is None or d != axis.axis)
+    ]
+    return amount.sum(same, keepdim=True) if same else amount
+
+
+@dataclass(frozen=True)
+class Account:
+    """One node's account.
+
+    Attributes
+    ----------
+    node, op, module
+        Which node.
+    received, handed_on
+        Relevance that came in and went out, shape (B,); None unless audited.
+    absorbed
+        Name to amount, shape (B,).
+    """
+
+    node: str
+    op: str
+    module: str
+    received: Tensor | None
+    handed_on: Tensor | None
+    absorbed: Mapping[str, Tensor]
+
+    @property
+    def leak(self) -> Tensor | None:
+        """What the books of this node miss, shape (B,); None unless audited."""
+        if self.received is None or self.handed_on is None:
+            return None
+        return self.received - self.handed_on - sum(self.absorbed.values(), torch.zeros_like(self.received))
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Score = sum over the explained inputs + what was absorbed, per sample.
+
+    What was absorbed is booked by the rules that absorbed it, never found by subtraction, so that `error` is a check.
+
+    Attributes
+    ----------
+    score : Tensor
+        What was explained, shape (B,).
+    inputs : mapping of str to Tensor
+        Sum of the relevance of each explained input, shape (B,).
+    accounts : tuple of Account
+        Nodes that absorbed something; all nodes on the path if `audited`.
+    unassigned : mapping of str to Tensor
+        Amounts that could not be told apart per sample, by name, shape ().
+    audited : bool
+        Whether each node's inflow and outflow were summed.
+    """
+
+    score: Tensor
+    inputs: Mapping[str, Tensor]
+    accounts: tuple[Account, ...]
+    unassigned: Mapping[str, Tensor] = field(default_factory=dict)
+    audited: bool = False
+    resolution: float = 2**-24
+
+    @property
+    def absorbed(self) -> dict[str, Tensor]:
+        """Name to amount, shape (B,), over all nodes; largest first."""
+        totals: dict[str, Tensor] = {}
+        for account in self.accounts:
+            for name, amount in account.absorbed.items():
+                totals[name] = totals[name] + amount if name in totals else amount
+        return dict(sorted(totals.items(), key=lambda item: -float(item[1].abs().max())))
+
+    def _gap(self) -> Tensor:
+        booked = sum([*self.inputs.values(), *self.absorbed.values()], torch.zeros_like(self.score.double()))
+        return self.score.double() - booked
+
+    @property
+    def gap(self) -> Tensor:
+        """Score - inputs - absorbed, shape (B,)."""
+        return self._gap()
+
+    @property
+    def error(self) -> float:
+        """The largest |score - inputs - absorbed| / |score| over the samples.
+
+        The scale is |score|, but not less than one rounding unit of all that was moved. Where amounts could not be told
+        apart per sample, the batch is taken as a whole.
+        """
+        gap, score = self._gap(), self.score.double()
+        parts = [*self.inputs.values(), *self.absorbed.values()]
+        moved = sum((p.double().abs() for p in parts), score.abs())
+        if self.unassigned:
+            rest = sum(self.unassigned.values(), torch.zeros((), dtype=gap.dtype, device=gap.device))
+            gap, score, moved = (gap.sum() - rest)[None], score.abs().sum()[None], moved.sum()[None]
+        scale = torch.maximum(score.abs(), self.resolution * moved).clamp_min(1e-300)
+        worst = (gap.abs() / scale).max().item()
+        return math.inf if math.isnan(worst) else float(worst)
+
+    def at(self, node: str) -> Account:
+        """The account of one node.
+
+        Raises
+        ------
+        AuditError
+            If the node has none; without an audit only nodes that absorb have one.
+        """
+        for account in self.accounts:
+            if account.node == node:
+                return account
+        remedy = "" if self.audited else "\n  fix  ask with audit=True: then every node on the path has an account."
+        raise AuditError(f"no account of a node {node!r}.{remedy}")
+
+    def worst(self, count: int = 5) -> list[Account]:
+        """The nodes whose books miss most.
+
+        Raises
+        ------
+        AuditError
+            If the explanation was not audited.
+        """
+        if not self.audited:
+            raise AuditError("what a node's books miss is known after an audit.\n  fix  explain(..., audit=True).")
+        return sorted(self.accounts, key=lambda a: -float(a.leak.abs().max()) if a.leak is not None else 0.0)[:count]
+
+    def rows(self) -> Iterator[tuple[str, Tensor]]:
+        """Score, inputs, absorbed amounts, in this order."""
+        yield "score", self.score
+        for name, amount in self.inputs.items():
+            yield f"input {name}", amount
+        for name, amount in self.absorbed.items():
+            yield f"absorbed: {name}", amount
+        for name, amount in self.unassigned.items():
+            yield f"absorbed, all samples: {name}", amount
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {name: amount.tolist() for name, amount in self.rows()} | {"error": self.error}
+
+    def __str__(self) -> str:
+        rows = list(self.rows())
+        width = max(len(name) for name, _ in rows)
+        lines = [f"  {name:<{width}}  {_numbers(amount)}" for name, amount in rows]
+        return "\n".join(["ledger", *lines, f"  {'error':<{width}}  {self.error:.1e}"])
+
+
+def _numbers(amount: Tensor) -> str:
+    values = amount.reshape(-1).tolist()
+    text = "  ".join(f"{v:+.4g}" for v in values[:6])
+    return text + (f"  ... ({len(values)})" if len(values) > 6 else "")

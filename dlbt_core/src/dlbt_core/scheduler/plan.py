@@ -1,0 +1,157 @@
+"""The plan: one rule per node on the relevance path, its parameters, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from dlbt_core.composites.composite import Composite
+from dlbt_core.graph.ir import Graph, Node
+from dlbt_core.rules.rule import Form, Rule
+
+__all__ = ["Plan", "Slot", "Step"]
+
+
+class Slot(NamedTuple):
+    """A place in a node's arguments that holds a value: argument name, position in a list argument, value."""
+
+    name: str
+    item: int | None
+    value: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node and the rule that hands its relevance back.
+
+    Attributes
+    ----------
+    node, rule, parameters, reason
+        What runs, and who chose it.
+    slots
+        Where the message goes: the carrying arguments.
+    """
+
+    node: Node
+    rule: Rule
+    parameters: Mapping[str, Any]
+    reason: str
+    slots: tuple[Slot, ...]
+    carries: frozenset[int]
+
+    @cached_property
+    def carrying_names(self) -> frozenset[str]:
+        """Names of the carrying arguments."""
+        return frozenset(slot.name for slot in self.slots)
+
+    @cached_property
+    def reads(self) -> tuple[str, ...] | None:
+        """What the rule needs of the forward pass."""
+        return self.rule.needs(self.parameters, self.carrying_names)
+
+    def takes(self, forms: Mapping[int, Form], graph: Graph) -> Form:
+        """The form in which the rule gets the message."""
+        if self.rule.takes != "either":
+            return self.rule.takes
+        outputs = [o for o in self.node.outputs if o is not None and (o in self.carries)]
+        if any(forms.get(o) == "relevance" or not graph.values[o].is_floating for o in outputs):
+            return "relevance"
+        return "multiplier"
+
+    def gives(self, forms: Mapping[int, Form], graph: Graph) -> Form:
+        """The form in which it hands the message on."""
+        return self.takes(forms, graph) if self.rule.gives == "either" else self.rule.gives
+
+    @property
+    def call(self) -> str:
+        """The rule with its parameters, as in ``core:aten.linear#epsilon(epsilon=1e-06)``."""
+        given = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items())
+        return f"{self.rule.id}({given})"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Graph, composite and target, resolved.
+
+    Attributes
+    ----------
+    graph, composite
+        What was resolved.
+    explained
+        Explained inputs: name to value.
+    outputs
+        Values at which relevance enters.
+    steps
+        Nodes on the relevance path in the order of execution, each with its rule.
+    held
+        Names of nodes whose results are held constant, with the reason.
+    forms
+        Value to the form of its message.
+    unused
+        Choices of the user that fit no node.
+    tail
+        The plan of a target function, which hands back to the model's outputs.
+    """
+
+    graph: Graph
+    composite: Composite
+    explained: Mapping[str, int]
+    outputs: tuple[int, ...]
+    steps: tuple[Step, ...]
+    held: Mapping[str, str]
+    forms: Mapping[int, Form]
+    unused: tuple[str, ...] = ()
+    tail: Plan | None = None
+
+    @property
+    def composite_name(self) -> str:
+        """What the composite is called, and why it was chosen if it was chosen by rule."""
+        return self.composite.name + (f" ({self.composite.note})" if self.composite.note else "")
+
+    def table(self) -> list[dict[str, Any]]:
+        """One plain row per node: what runs there, with which parameters, from whom, and why."""
+        return [
+            {
+                "node": step.node.name,
+                "op": step.node.op,
+                "module": step.node.site.module,
+                "module_type": step.node.site.module_type,
+                "line": step.node.site.line,
+                "rule": step.rule.id,
+                "parameters": dict(step.parameters),
+                "source": str(step.rule.source),
+                "reason": step.reason,
+            }
+            for step in self.steps
+        ] + [{"node": name, "op": self.graph.node(name).op, "module": self.graph.node(name).site.module,
+              "rule": "constant", "parameters": {}, "reason": why} for name, why in self.held.items()]  # fmt: skip
+
+    def to_json(self) -> str:
+        """The plan as JSON."""
+        return json.dumps({"composite": self.composite.name, "note": self.composite.note, "steps": self.table(),
+                           "unused": list(self.unused)})  # fmt: skip
+
+    def summary(self) -> list[tuple[str, str, int]]:
+        """(rule with parameters, reason, number of nodes), most frequent first."""
+        counts: dict[tuple[str, str], int] = {}
+        for step in self.steps:
+            key = (step.call, step.reason)
+            counts[key] = counts.get(key, 0) + 1
+        for why in self.held.values():
+            counts["held constant", why] = counts.get(("held constant", why), 0) + 1
+        return sorted(((c, w, n) for (c, w), n in counts.items()), key=lambda row: (-row[2], row[0]))
+
+    def __str__(self) -> str:
+        head = f"plan: {len(self.steps)} nodes, composite {self.composite.name}"
+        head += f" ({self.composite.note})" if self.composite.note else ""
+        width = max((len(s.node.name) for s in self.steps), default=0)
+        rows = [f"  {s.node.name:<{width}}  {s.call}  [{s.reason}]  {s.node.site}" for s in self.steps]
+        rows += [f"  {name:<{width}}  held constant  [{why}]" for name, why in self.held.items()]
+        rows += [f"  unused choice: {text}" for text in self.unused]
+        return "\n".join([head, *rows])
+
+    def __repr__(self) -> str:
+        return f"<Plan of {len(self.steps)} nodes, composite {self.composite.name!r}>"

@@ -1,0 +1,1 @@
+"""For authors of rules and plugins: what their tests need."""

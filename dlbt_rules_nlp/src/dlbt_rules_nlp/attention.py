@@ -1,0 +1,84 @@
+"""Attention: softmax, and the fused product of queries, keys and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dlbt_core.rules.context import RuleContext, vanish_where_zero
+from dlbt_core.rules.rule import RuleSet
+
+__all__ = ["declare"]
+
+_SOFTMAX = ("aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.softmin")
+_LOG_SOFTMAX = ("aten.log_softmax", "aten._log_softmax")
+_SDPA = "aten.scaled_dot_product_attention"
+
+
+def declare(add: RuleSet) -> None:
+    """Declare the rules of this module."""
+
+    @add.rule(*_SOFTMAX, variant="taylor", absorbs=("softmax",), default=True, reads=("pullback", "carrying", "output"))
+    def taylor(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = x_i (R_i - s_i sum_j R_j).  Achtibat et al. 2024, prop. 3.1; the expansion's bias absorbs the rest."""
+        (name,) = ctx.carries
+        ctx.absorb("softmax", m, _expansion_bias(ctx.args[name], ctx.output, ctx.args["dim"]))
+        return ctx.vjp(m)
+
+    @add.rule(*_SOFTMAX, variant="gradient", absorbs=("softmax",), reads=("pullback", "carrying", "output"))
+    def softmax_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_i = sum_j s_j (delta_ij - s_i) m_j: the op's gradient, which is the Taylor rule on multipliers."""
+        return taylor(ctx, m)
+
+    @add.rule(*_LOG_SOFTMAX, variant="gradient", absorbs=("softmax",), default=True,
+              reads=("pullback", "carrying", "output"))  # fmt: skip
+    def log_softmax(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_i = m_i - s_i sum_j m_j: the op's gradient; the normaliser absorbs."""
+        handed = ctx.vjp(m)
+        ctx.absorb_rest("softmax", m, handed)
+        return handed
+
+    @add.rule(_SDPA, variant="attnlrp", absorbs=("softmax",), default=True, reads=("pullback", "query", "key", "output"))
+    def attnlrp(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """Half to values, half through the softmax, of which half to queries and half to keys.
+
+        Achtibat et al. 2024, prop. 3.1 and 3.3, as the fused kernel's gradient with q and k at a quarter and v at a half
+        (Arras et al. 2025). Masks, causality, grouped heads and the scale are the kernel's own.
+        """
+        handed = ctx.vjp(m)
+        logits = [name for name in ("query", "key") if name in ctx.carries]
+        share = 1.0 / (bool(logits) + ("value" in ctx.carries))
+        weights = {"value": share, "attn_mask": share, **dict.fromkeys(logits, share / max(len(logits), 1))}
+        result = {name: given * weights[name] for name, given in handed.items()}
+        _absorb_softmax(ctx, m, share, logits, result)
+        return result
+
+    @add.rule(_SDPA, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
+    def sdpa_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """The fused kernel's gradient, which hands on more than it got."""
+        handed = ctx.vjp(m)
+        ctx.absorb_rest("product", m, handed)
+        return handed
+
+
+def _expansion_bias(x: Tensor, s: Tensor, dim: int) -> Tensor:
+    """s - J x, the constant of the softmax's Taylor expansion at x: s_i (1 - x_i + sum_j s_j x_j)."""
+    x = vanish_where_zero(s, x.to(s.dtype).expand_as(s))
+    return s * (1 - x + (s * x).sum(dim, keepdim=True))
+
+
+def _absorb_softmax(ctx: RuleContext, m: Tensor, share: float, logits: list[str], handed: dict[str, Any]) -> None:
+    """Book what the softmax keeps: its share of the output, less what queries and keys get.
+
+    Queries and keys get the same, so one of them tells both; the other's part is checked by the ledger.
+    """
+    if not logits:
+        return
+    ctx.absorb("softmax", m * share, ctx.output)
+    name = logits[0]
+    ctx.absorb_at(name, "softmax", handed[name] * -float(len(logits)), ctx.args[name])
+    if "attn_mask" in handed:
+        ctx.absorb_at("attn_mask", "softmax", -handed["attn_mask"], ctx.args["attn_mask"])
+
+
