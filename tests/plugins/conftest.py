@@ -10,7 +10,7 @@ __all__ = ["content", "dlbt_plugins", "fake_distribution", "install"]
 
 @pytest.fixture
 def install(fake_distribution):
-    """Makes a distribution ``dlbt-NAME`` with the plugin NAME in a package that is named after both it and its version."""
+    """Makes a distribution ``dlbt-NAME`` whose plugin NAME is in a package named after it and its version."""
 
     def make(name, text, version="0.1.0", distribution=""):
         package = f"{name}_{version.replace('.', '_')}"

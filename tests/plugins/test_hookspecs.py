@@ -71,6 +71,12 @@ def test_passes_come_in_one_order_whoever_is_first():
     ]
     orders = {tuple(p.name for p in in_order(order)) for order in permutations(passes)}
     assert orders == {("e", "d", "b", "c", "a")}
+    freed_in_another_order = [
+        GraphPass("a", general, before=("z",)), GraphPass("b", general, before=("y",)),
+        GraphPass("y", general), GraphPass("z", general),
+    ]  # fmt: skip
+    orders = {tuple(p.name for p in in_order(order)) for order in permutations(freed_in_another_order)}
+    assert orders == {("a", "b", "y", "z")}
 
 
 def test_passes_that_cannot_be_ordered():

@@ -238,7 +238,7 @@ def test_a_stranger_cannot_take_the_place_of_core(install):
 
 
 def test_order_is_bundled_then_distribution_then_name(fake_distribution):
-    for distribution, names in {"zeta": ["b", "a"], "Alpha": ["z"], "dlbt-rules-vision": ["y"]}.items():
+    for distribution, names in {"Zeta": ["b", "a"], "alpha": ["z"], "dlbt-rules-vision": ["y"]}.items():
         files = {f"module_{name}.py": FINE.replace("fine", name) for name in names}
         fake_distribution(distribution, "1", {name: f"module_{name}" for name in names}, files)
     plugins = Plugins(only=("a", "b", "y", "z"), strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dlbt_core.composites.composite import Composite, CompositeSet
 from dlbt_core.composites.select import Select, Use
 from dlbt_core.graph.facts import Facts
@@ -15,7 +17,13 @@ _HELD = (
     (Select(fact="self_gate"), Use("constant")),
 )
 
-EPSILON = Composite("epsilon", (*_HELD, (Select(has="epsilon"), Use("epsilon", epsilon=1e-6))))
+
+def epsilon(value: float = 1e-6) -> Composite:
+    """The composite ``epsilon`` with another epsilon; 0 gives LRP-0."""
+    return Composite("epsilon", (*_HELD, (Select(has="epsilon"), Use("epsilon", epsilon=value))))
+
+
+EPSILON = epsilon()
 """LRP-epsilon on every sum of products; activations and norms by the identity rule; products evenly."""
 
 GRADIENT_TIMES_INPUT = Composite(
@@ -38,7 +46,6 @@ def declare(add: CompositeSet) -> None:
     @add.factory("auto", "chosen from what the recorded model does", "core")
     def auto(graph: Graph, facts: Facts) -> Composite:
         attention = bool(facts.named.get("attention_weights")) or any(packet(n.op) in _ATTENTION_OPS for n in graph.nodes)
-        chosen, why = (ATTNLRP, "the model has attention") if attention else (EPSILON, "the model has no attention")
-        return Composite(
-            f"auto -> {chosen.name}", chosen.choices, chosen.prefer, chosen.passes, f"chosen because {why}"
-        )
+        if attention:
+            return replace(ATTNLRP, name="auto -> attnlrp", note="the model has attention")
+        return replace(epsilon(0.0), name="auto -> epsilon", note="the model has no attention; epsilon = 0, i.e. LRP-0")

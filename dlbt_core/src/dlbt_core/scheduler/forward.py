@@ -61,6 +61,7 @@ class ForwardProgram:
         self._calls = [self._prepare(node, steps.get(node.index)) for node in nodes]
         self._fixed: dict[int, Tensor] = {}
         self._constant = _input_free(graph)
+        self._id_dtype = graph.values[plan.outputs[0]].dtype if plan is not None and plan.outputs else torch.float32
 
     def _prepare(self, node: Node, step: Step | None) -> _Call:
         positional: list[Any] = []
@@ -157,10 +158,9 @@ class ForwardProgram:
         args, kwargs = _fill(call, values)
         entries: dict[tuple[str, int | None], Tensor] = {}
         names = {name: place for place, name in enumerate(a.name for a in arguments(node.op) if not a.keyword_only)}
-        dtype = torch.get_default_dtype()
         with torch.enable_grad():
             for name, item, value in call.entries:
-                entry = Pullback.enter(seed, values[value], dtype)
+                entry = Pullback.enter(seed, values[value], self._id_dtype)
                 entries[name, item] = entry
                 where: Any = args if name in names else kwargs
                 key: Any = names.get(name, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -111,21 +111,36 @@ def gradient(ctx: RuleContext, m: Tensor, product: Product) -> dict[str, Any]:
 
 def _reads(parameters: Mapping[str, Any], carries: frozenset[str]) -> tuple[str, ...]:
     """The output only where the rule looks at it: for epsilon, or for the surplus of a product."""
-    output = bool(parameters.get("epsilon")) or ("epsilon" not in parameters and carries != {"input"})
+    output = bool(parameters.get("epsilon")) or parameters.get("bias") == "dropped" or ("epsilon" not in parameters and carries != {"input"})
     return ("pullback", "constants", "output") if output else ("pullback", "constants")
+
+
+def _without_bias(ctx: RuleContext, m: Tensor, z: Tensor, epsilon: float) -> Tensor:
+    """The multiplier of z, the output without its bias, that carries the relevance of the whole output."""
+    relevance = m * ctx.output
+    ctx.absorb("epsilon", relevance * (epsilon / (z.abs() + epsilon)))
+    return relevance / ctx.stabilise(z, epsilon)
 
 
 def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
     """Declare the variants of the linear family for the ops of `family`."""
 
     @add.rule(*family, variant="epsilon", absorbs=("bias", "epsilon"), default=True, reads=_reads)
-    def linear_epsilon(ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0) -> dict[str, Any]:
-        """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j.  Bach et al. 2015, eq. 58; sgn 0 = +1."""
+    def linear_epsilon(
+        ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0, bias: Literal["denominator", "dropped"] = "denominator"
+    ) -> dict[str, Any]:
+        """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j.  Bach et al. 2015, eq. 58; sgn 0 = +1.
+
+        The bias is part of z_j and absorbs its share, or is dropped from it: then all goes to the inputs.
+        """
         product = family[ctx.packet]
-        m = ctx.damp(m, epsilon)
         added = product.added(ctx)
-        if added is not None:
-            ctx.absorb("bias", m, added)
+        if bias == "dropped" and added is not None:
+            m = _without_bias(ctx, m, ctx.output - added, epsilon)
+        else:
+            m = ctx.damp(m, epsilon)
+            if added is not None:
+                ctx.absorb("bias", m, added)
         return share_between_factors(ctx, m, product)
 
     @add.rule(*family, variant="gradient", absorbs=("bias", "product"), reads=_reads)
