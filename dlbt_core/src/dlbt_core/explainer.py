@@ -13,7 +13,6 @@ from torch import Tensor
 from dlbt_core.composites.composite import Composite, as_choices, choices_in_context
 from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
-from dlbt_core.graph.facts import explainable
 from dlbt_core.graph.ops import packet
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
 from dlbt_core.plugins.loader import Plugins, default_plugins
@@ -43,9 +42,9 @@ class Explainer:
     explain_inputs : sequence of str, optional
         Names of the inputs to explain. Unless given: floating-point inputs, and integer ones that enter an embedding;
         masks and positions not.
-    layers : {"modules", "none", "all"} or sequence of str
-        Whose relevance to keep besides the inputs': every module's output, nothing, every node, or globs on module paths
-        and node names.
+    layers : {"blocks", "modules", "all", "none"} or sequence of str
+        Whose relevance to keep besides the inputs': outputs of modules made of other modules and of the model's direct
+        children; every module's output; every node; nothing; or globs on module paths and node names.
     audit : bool
         Whether to sum what comes in and goes out at each node, so that a leak can be pinned to its node.
     fallback : {None, "gradient"}
@@ -63,7 +62,7 @@ class Explainer:
         *,
         rules: Sequence[Choice] = (),
         explain_inputs: Sequence[str] | None = None,
-        layers: str | Sequence[str] = "modules",
+        layers: str | Sequence[str] = "blocks",
         audit: bool = False,
         fallback: str | None = None,
         backend: str = "eager",
@@ -73,8 +72,8 @@ class Explainer:
             raise InputError(f"no backend {backend!r}. There is: 'eager'.")
         if fallback not in (None, "gradient"):
             raise InputError(f"fallback is None or 'gradient', not {fallback!r}.")
-        if isinstance(layers, str) and layers not in ("modules", "none", "all"):
-            raise InputError(f"layers is 'modules', 'none', 'all' or a list of globs, not {layers!r}.")
+        if isinstance(layers, str) and layers not in ("blocks", "modules", "all", "none"):
+            raise InputError(f"layers is 'blocks', 'modules', 'all', 'none' or a list of globs, not {layers!r}.")
         if not callable(model) and not _is_exported(model):
             raise InputError(f"a model is a torch.nn.Module, a torch.export program or a callable, not {type(model)}.")
         self.model = model
@@ -193,7 +192,7 @@ class Explainer:
         for name in self.explain_inputs or ():
             if name not in graph.inputs:
                 raise InputError(f"no input {name!r} to explain. The call has: {', '.join(map(repr, graph.inputs))}.")
-        chosen = explainable(graph, self.explain_inputs, lambda path: bool(_ASIDE.search(path)))
+        chosen = found.explainable(self.explain_inputs, lambda path: bool(_ASIDE.search(path)))
         if not chosen:
             given = ", ".join(f"{p!r} ({graph.values[v].dtype})" for p, v in graph.inputs.items())
             raise InputError(
@@ -271,7 +270,7 @@ def explain(
     target: Any = None,
     targets: Sequence[Any] | None = None,
     explain_inputs: Sequence[str] | None = None,
-    layers: str | Sequence[str] = "modules",
+    layers: str | Sequence[str] = "blocks",
     audit: bool = False,
     fallback: str | None = None,
     backend: str = "eager",

@@ -80,8 +80,8 @@ class Explanation:
         near = difflib.get_close_matches(name, list(self.layers), 3)
         hint = f" Close: {', '.join(map(repr, near))}." if near else ""
         raise DlbtError(
-            f"no relevance was kept for {name!r}.{hint}\n  fix  explain(..., layers='all') keeps every node's; "
-            "layers='modules' (the default) every module's output; layers=['encoder.*'] those that match."
+            f"no relevance was kept for {name!r}.{hint}\n  fix  explain(..., layers='modules') keeps every module's output, layers='all' every node's, "
+            "layers=['encoder.*'] those that match; 'blocks', the default, modules made of other modules."
         )
 
     @property

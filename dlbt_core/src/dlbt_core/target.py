@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.errors import TargetError
+from dlbt_core.rules.context import vanish_where_zero
 
 __all__ = ["FunctionTarget", "Seed", "Target", "as_target", "contrast", "function", "logits", "output", "token"]
 
@@ -44,6 +45,11 @@ class Target:
         """The multiplier of the output, shaped like it, and what was picked."""
         raise NotImplementedError
 
+    def score(self, out: Tensor, weights: Tensor, picked: list[Any]) -> Tensor:
+        """The sum of the weighted output per sample, shape (B,); where a weight is 0 an infinite output does no harm."""
+        weighted = vanish_where_zero(weights, weights * out)
+        return weighted.reshape(out.shape[0] if out.dim() > 1 else 1, -1).sum(1)
+
     def paths(self, floating: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
         """The outputs the target may look at, out of the model's floating ones (path to shape)."""
         return (choose_output(self.path, floating),)
@@ -54,8 +60,7 @@ class Target:
         out = outputs[path]
         with torch.no_grad():
             weights, picked = self.weights(out)
-            score = torch.where(weights == 0, torch.zeros((), dtype=out.dtype, device=out.device), weights * out)
-            score = score.reshape(out.shape[0] if out.dim() > 1 else 1, -1).sum(1)
+            score = self.score(out, weights, picked)
         return Seed(score, {path: weights}, picked)
 
 
@@ -169,6 +174,9 @@ class TokenTarget(Target):
         else:
             index = _per_sample(self.id, out.shape[2], out.shape[0], "token id", out.device)
         return _one_hot(out, (rows, position, index)), list(zip(position.tolist(), index.tolist(), strict=True))
+
+    def score(self, out: Tensor, weights: Tensor, picked: list[Any]) -> Tensor:
+        return torch.stack([out[row, position, index] for row, (position, index) in enumerate(picked)])
 
     def __str__(self) -> str:
         what = "most likely token" if self.id is None else f"token {_plain(self.id)}"

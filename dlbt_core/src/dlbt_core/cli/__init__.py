@@ -1,1 +1,12 @@
 """The command line."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run ``dlbt``."""
+    from dlbt_core.cli.app import app
+
+    app()

@@ -6,6 +6,7 @@ it does, whatever the class is called.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
@@ -47,7 +48,7 @@ class Facts:
 def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
     """The facts of all built-in analysers and of `more`."""
     found: dict[str, set[int]] = {}
-    for analyser in (statistics, self_gates, attention_weights, *more):
+    for analyser in (statistics, self_gates, attention_weights, infinite_values, *more):
         for name, values in analyser(graph).items():
             found.setdefault(name, set()).update(values)
     return Facts({name: frozenset(values) for name, values in found.items()})
@@ -273,6 +274,24 @@ def attention_weights(graph: Graph) -> dict[str, set[int]]:
             read = [index for index in _operands(node) if index in depends]
             found.update(carried[index] for index in read if index in carried and len(read) > 1)
     return {"attention_weights": found}
+
+
+_BOUNDED = {"aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.sigmoid", "aten.tanh", "aten.exp", "aten.relu"}
+
+
+def infinite_values(graph: Graph) -> dict[str, set[int]]:
+    """``infinite``: values that may hold an infinity on purpose, as masked logits do. There 0 * inf must be 0."""
+    found = {
+        index for index, tensor in graph.constants.items()
+        if tensor.is_floating_point() and tensor.numel() and bool(tensor.isinf().any())
+    }  # fmt: skip
+    found |= {index for path, index in graph.inputs.items() if "mask" in path and graph.values[index].is_floating}
+    for node in graph.nodes:
+        given = any(isinstance(arg, float) and math.isinf(arg) for arg in node.args.values())
+        made = packet(node.op) in ("aten.log", "aten.reciprocal", "aten.div")
+        if (given or made or any(i in found for i in node.inputs)) and packet(node.op) not in _BOUNDED:
+            found.update(o for o in node.outputs if o is not None)
+    return {"infinite": found}
 
 
 def explainable(graph: Graph, names: Iterable[str] | None, is_aside: Callable[[str], bool]) -> dict[str, int]:

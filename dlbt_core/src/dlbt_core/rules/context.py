@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from dlbt_core.errors import RuleContractError
 from dlbt_core.graph.ir import Node, Value
@@ -59,7 +59,12 @@ class Pullback:
         self._outputs = tuple(
             get_gradient_edge(out) if isinstance(out, Tensor) and out.requires_grad else None for out in outputs
         )
-        self._edges = {key: get_gradient_edge(entry) for key, entry in entries.items()}
+        # One entry is kept alive by the output it leads to; of several some may lead to none and need an owner.
+        alone = len(entries) == 1 and any(self._outputs)
+        self._edges = {
+            key: GradientEdge(entry.grad_fn, 0) if alone and entry.grad_fn is not None else get_gradient_edge(entry)
+            for key, entry in entries.items()
+        }
 
     @staticmethod
     def enter(seed: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -146,8 +151,11 @@ class RuleContext:
 
     def call(self, /, **replace: Any) -> Any:
         """Redo the op with some arguments replaced."""
-        args, kwargs = bind_call(self.node.op, {**self.args, **replace})
+        args, kwargs = bind_call(self.node.op, self._with(replace))
         return resolve_op(self.node.op)(*args, **kwargs)
+
+    def _with(self, replace: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: replace[name] if name in replace else self.args[name] for name in self.args}
 
     def vjp(self, cotangent: Any, /, *names: str, **replace: Any) -> dict[str, Any]:
         """The op's vector-Jacobian product.
@@ -187,7 +195,7 @@ class RuleContext:
 
     def _fresh_vjp(self, cotangents: list[Tensor | None], wanted: Sequence[str], replace: Mapping[str, Any]) -> Any:
         """Run the op again under `torch.func.vjp`: pure, so it holds under vmap and tracing."""
-        args = {**self.args, **replace}
+        args = self._with(replace)
         keys: list[tuple[str, int | None]] = []
         for name in wanted:
             items = self._items.get(name)

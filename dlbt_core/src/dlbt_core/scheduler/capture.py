@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.errors import CaptureError, DlbtError, InputError
-from dlbt_core.graph.facts import Analyser, Facts, analyse
+from dlbt_core.graph.facts import Analyser, Facts, analyse, explainable
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.samples import SampleAxis, sample_axes
 from dlbt_core.graph.structure import leaves, rebuilder
@@ -42,6 +42,7 @@ class Capture:
         self._getters = state_getters(model, graph.states) if graph.states else {}
         self._axes: dict[int, dict[int, SampleAxis]] = {}
         self.programs: dict[Any, Any] = {}
+        self._explainable: dict[Any, dict[str, int]] = {}
 
     def state(self, name: str) -> Tensor:
         """The parameter or buffer of that name, as it is now."""
@@ -52,6 +53,12 @@ class Capture:
         if samples not in self._axes:
             self._axes[samples] = sample_axes(self.graph, samples)
         return self._axes[samples]
+
+    def explainable(self, names: tuple[str, ...] | None, is_aside: Callable[[str], bool]) -> dict[str, int]:
+        """The inputs to explain; see `dlbt_core.graph.facts.explainable`."""
+        if names not in self._explainable:
+            self._explainable[names] = explainable(self.graph, names, is_aside)
+        return self._explainable[names]
 
     def floating_outputs(self) -> dict[str, tuple[int, ...]]:
         """Path to shape of the floating-point outputs."""

@@ -146,12 +146,15 @@ def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, i
     if report == "none":
         return {}
     names: dict[str, int] = {}
+    parents = {call.module.rpartition(".")[0] for call in graph.modules if call.module}
     for call in graph.modules:
+        if report == "blocks" and "." in call.module and call.module not in parents:
+            continue
         key = call.module + (f"#{call.call}" if call.call else "")
         outputs = [(path, value) for path, value in call.outputs if graph.values[value].is_floating]
         for path, value in outputs:
             names[key if len(outputs) == 1 else f"{key}:{path}"] = value
-    if report != "modules":
+    if report not in ("blocks", "modules"):
         for node in graph.nodes:
             for place, value in enumerate(node.outputs):
                 if value is not None and graph.values[value].is_floating:

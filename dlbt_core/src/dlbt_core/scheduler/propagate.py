@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlbt_core.errors import RuleContractError
 from dlbt_core.graph.facts import Facts
-from dlbt_core.graph.ir import Graph, Ref, substitute
+from dlbt_core.graph.ir import Graph, Ref, refs_in, substitute
 from dlbt_core.graph.ops import arguments
 from dlbt_core.graph.samples import SampleAxis
 from dlbt_core.rules.context import RuleContext, multiply, stabilise
@@ -54,6 +54,7 @@ class BackwardProgram:
     def __init__(self, plan: Plan, facts: Facts, report: Iterable[int] = ()) -> None:
         self.plan = plan
         self.graph: Graph = plan.graph
+        self.facts = facts
         self.forms: Mapping[int, Form] = plan.forms
         self.report = frozenset(report) | frozenset(plan.explained.values())
         self._steps = [_Prepared(step, plan, facts) for step in reversed(plan.steps)]
@@ -98,7 +99,7 @@ class BackwardProgram:
             if any(message is not None for message in incoming):
                 for index, message in zip(node.outputs, incoming, strict=True):
                     if index in self.report and message is not None:
-                        result.relevance[index] = self._as(message, "relevance", values[index])
+                        result.relevance[index] = self._as(message, "relevance", index, values)
                 self._hand_back(prepared, incoming, messages, forward, books, result, audit, cache)
             if release:
                 forward.pullbacks.pop(node.index, None)
@@ -108,9 +109,9 @@ class BackwardProgram:
                 on_step(prepared.step)
         for index, message in messages.items():
             if index in self.report:
-                result.relevance[index] = self._as(message, "relevance", values[index])
+                result.relevance[index] = self._as(message, "relevance", index, values)
                 if multipliers:
-                    result.multipliers[index] = self._as(message, "multiplier", values[index])
+                    result.multipliers[index] = self._as(message, "multiplier", index, values)
         return result
 
     def _hand_back(
@@ -126,7 +127,7 @@ class BackwardProgram:
     ) -> None:
         step, node, values = prepared.step, prepared.step.node, forward.values
         taken = [
-            None if message is None else self._as(message, prepared.takes, values[index] if index is not None else None)
+            None if message is None else self._as(message, prepared.takes, index, values)
             for index, message in zip(node.outputs, incoming, strict=True)
         ]
         books.allowed = step.rule.absorbs
@@ -158,20 +159,21 @@ class BackwardProgram:
         self, messages: dict[int, tuple[Form, Tensor]], index: int, form: Form, message: Tensor, values: list[Any]
     ) -> None:
         wanted = self.forms.get(index, form)
-        message = self._as((form, message), wanted, values[index])
+        message = self._as((form, message), wanted, index, values)
         known = messages.get(index)
         if known is not None and known[0] != wanted:
-            known = (wanted, self._as(known, wanted, values[index]))
+            known = (wanted, self._as(known, wanted, index, values))
         messages[index] = (wanted, message if known is None else known[1] + message)
 
-    def _as(self, message: tuple[Form, Tensor], form: Form, value: Tensor | None) -> Tensor:
-        """The message in another form. ``R -> m`` is the only stabilised division of the core."""
+    def _as(self, message: tuple[Form, Tensor], form: Form, index: int | None, values: list[Any]) -> Tensor:
+        """The message of a value in another form. ``R -> m`` is the only stabilised division of the core."""
         have, tensor = message
-        if have == form or form == "either" or value is None or not (value.is_floating_point() or value.is_complex()):
+        if have == form or form == "either" or index is None or not self.graph.values[index].is_floating:
             return tensor
         if form == "relevance":
-            return multiply(value, tensor)
-        return tensor / stabilise(value, TO_MULTIPLIER_EPSILON)
+            infinite = self.facts.has(index, "infinite")
+            return multiply(values[index], tensor) if infinite else values[index] * tensor
+        return tensor / stabilise(values[index], TO_MULTIPLIER_EPSILON)
 
     def _check(self, prepared: _Prepared, index: int, message: Tensor) -> None:
         expected = self.graph.values[index]
@@ -181,6 +183,39 @@ class BackwardProgram:
                 f"{step.rule.id} returned a message of shape {tuple(message.shape)} for a value of shape "
                 f"{expected.shape} (node {step.node.name} in {step.node.site}).\n  where  {step.rule.location}"
             )
+
+
+class _Arguments(Mapping[str, Any]):
+    """A node's arguments by schema name, defaults included, with the tensors of one run; looked up when asked for."""
+
+    __slots__ = ("_prepared", "_values")
+
+    def __init__(self, prepared: _Prepared, values: list[Any]) -> None:
+        self._prepared = prepared
+        self._values = values
+
+    def __getitem__(self, name: str) -> Any:
+        prepared = self._prepared
+        node = prepared.step.node
+        if name not in node.args:
+            return prepared.defaults[name]
+        given = node.args[name]
+        if isinstance(given, list):
+            return [self._values[x.index] if isinstance(x, Ref) else x for x in given]
+        for ref in refs_in(given):
+            if ref.index not in prepared.available:
+                rule = prepared.step.rule
+                raise RuleContractError(
+                    f"{rule.id} uses ctx.args[{name!r}], which it did not declare; its reads are {prepared.step.reads}.\n"
+                    f"  fix    reads=(..., {name!r}) in its declaration, or no reads at all.\n  where  {rule.location}"
+                )
+        return substitute(given, lambda ref: self._values[ref.index])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prepared.defaults)
+
+    def __len__(self) -> int:
+        return len(self._prepared.defaults)
 
 
 class _Prepared:
@@ -208,7 +243,7 @@ class _Prepared:
     def context(self, values: list[Any], pullback: Any, books: Bookkeeper, cache: Any) -> RuleContext:
         step = self.step
         node = step.node
-        args = {**self.defaults, **{name: substitute(arg, lambda ref: values[ref.index]) for name, arg in node.args.items()}}
+        args = _Arguments(self, values)
         if step.reads is None or "output" in step.reads:
             outs = tuple(None if o is None else values[o] for o in node.outputs)
             output: Any = outs if node.many else outs[0]

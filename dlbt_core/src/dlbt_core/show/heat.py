@@ -23,7 +23,7 @@ def heat(relevance: Tensor) -> Tensor:
 
 def heat_rgb(values: Tensor, scale: float, theme: Theme = "light") -> Tensor:
     """A map of shape (H, W) in the colours of `diverging`, shape (H, W, 3), uint8; `scale` gets the full colour."""
-    colours = torch.tensor(palette(theme), dtype=torch.uint8)
+    colours = torch.tensor(palette(theme), dtype=torch.uint8, device="cpu")
     half = len(colours) // 2
     steps = (values.double() / scale).clamp(-1, 1).nan_to_num(0.0) * half
     return colours[steps.round().long() + half]
@@ -35,7 +35,7 @@ def image_rgb(image: Tensor) -> Tensor:
     Numbers from 0 to 1 are taken as they are, all others (uint8, normalised images) are stretched from their smallest
     to their largest. Of images that have neither one nor three channels the mean over the channels is shown.
     """
-    values = image.detach().cpu().double()
+    values = image.detach().cpu().double().nan_to_num(0.0)
     values = values[None] if values.dim() == 2 else values
     values = values if values.shape[0] in (1, 3) else values.mean(0, keepdim=True)
     low, high = float(values.min()), float(values.max())
@@ -54,7 +54,8 @@ def encode_png(rgb: Tensor) -> bytes:
         Shape (H, W, 3), uint8.
     """
     height, width, _ = rgb.shape
-    lines = torch.cat((torch.zeros(height, 1, dtype=torch.uint8), rgb.reshape(height, -1)), 1)  # 0: no filter
+    unfiltered = torch.zeros(height, 1, dtype=torch.uint8, device="cpu")
+    lines = torch.cat((unfiltered, rgb.reshape(height, -1)), 1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(lines.flatten().tolist()), 9)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")

@@ -1,0 +1,122 @@
+"""The commands. What a command needs is imported when it runs, so that ``dlbt --help`` waits for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+__all__ = ["app"]
+
+
+class _Commands(TyperGroup):
+    """Shows the errors that dlbt raises on purpose as they are, without a traceback; the exit code is then 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        from dlbt_core.errors import DlbtError
+
+        try:
+            return super().invoke(ctx)
+        except DlbtError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from dlbt_core import __version__
+
+        typer.echo(f"dlbt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _dlbt(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Relevance propagation for PyTorch: what made a model's output what it is, with every unit accounted for."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("report.html"),
+    text: Annotated[bool, typer.Option(help="Sentences: all-MiniLM-L6-v2 as a topic classifier.")] = True,
+    images: Annotated[bool, typer.Option(help="Images: a small CNN, trained in seconds on digits.")] = True,
+) -> None:
+    """Explain example models on real input; write one self-contained page."""
+    from dlbt_core.demo import write_demo
+
+    page = write_demo(out, text=text, images=images)
+    typer.echo(f"{page.resolve()}: open it in a browser, it needs no network.")
+
+
+@app.command()
+def plugins(
+    as_json: AsJson = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the errors of those that failed.")] = False,
+) -> None:
+    """List the plugins that were found; the exit code is 1 if one failed."""
+    from dlbt_core.cli import tables
+
+    found = tables.loaded_plugins()
+    if as_json:
+        tables.print_json(tables.plugins_json(found, traceback))
+    else:
+        tables.print_plugins(found, traceback)
+    if found.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rules(
+    op: Annotated[str, typer.Option(help="Only ops that fit this glob, e.g. 'aten.conv*'.")] = "*",
+    variant: Annotated[str, typer.Option(help="Only variants that fit this glob.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the rules: which op, which variant, from which plugin, with which parameters."""
+    from dlbt_core.cli import tables
+
+    rows = tables.rules_like(op, variant)
+    if as_json:
+        tables.print_json(rows)
+    else:
+        tables.print_rules(rows)
+
+
+@app.command()
+def composites(
+    name: Annotated[str | None, typer.Argument(help="Show what is in this one.")] = None,
+) -> None:
+    """List the composites, or show one."""
+    from dlbt_core.cli import tables
+
+    if name is None:
+        tables.print_composites()
+    else:
+        tables.print_composite(name)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A saved explanation.", exists=True, dir_okay=False)],
+    out: Annotated[Path | None, typer.Option(help="Write a page instead of printing.", dir_okay=False)] = None,
+) -> None:
+    """Show a saved explanation: its inputs, its ledger and its plan in short."""
+    from dlbt_core.cli import tables
+    from dlbt_core.storage import load
+
+    explanation = load(file)
+    if out is None:
+        tables.print_explanation(explanation)
+    else:
+        typer.echo(str(explanation.to_html(out, title=file.stem)))

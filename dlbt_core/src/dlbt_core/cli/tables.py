@@ -1,0 +1,155 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dlbt_core.composites.composite import Composite
+from dlbt_core.errors import PluginWarning, UnknownCompositeError
+from dlbt_core.explanation import Explanation
+from dlbt_core.plugins.loader import Plugins, default_plugins
+
+__all__ = [
+    "loaded_plugins",
+    "plugins_json",
+    "print_composite",
+    "print_composites",
+    "print_explanation",
+    "print_json",
+    "print_plugins",
+    "print_rules",
+    "rules_like",
+]
+
+_WIDE = 200  # columns where the output is not a terminal, so that nothing is cut off in files and pipes
+
+
+def print_json(value: Any) -> None:
+    """Print JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; cells are plain text, whatever brackets they have."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+# -- plugins -----------------------------------------------------------------------------------------------------------
+
+
+def loaded_plugins() -> Plugins:
+    """The plugins of this process, without the warnings: what failed is printed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)
+        return default_plugins()
+
+
+def plugins_json(plugins: Plugins, traceback: bool) -> list[dict[str, Any]]:
+    """One plain row per plugin; those that failed have the cause, and the traceback if wanted."""
+    failures = {(f.name, f.distribution, f.target): f for f in plugins.failures}
+    rows = []
+    for row in plugins.describe():
+        entry: dict[str, Any] = {
+            "name": row.name, "distribution": row.distribution, "version": row.version, "status": row.status,
+            "stage": row.stage, "rules": row.rules, "target": row.target,
+        }  # fmt: skip
+        failure = failures.get((row.name, row.distribution, row.target)) if row.status == "failed" else None
+        if failure is not None:
+            entry["cause"] = failure.cause
+            if traceback:
+                entry["traceback"] = failure.traceback
+        rows.append(entry)
+    return rows
+
+
+def print_plugins(plugins: Plugins, traceback: bool) -> None:
+    """Print the plugins, and below them what went wrong."""
+    header = ("plugin", "distribution", "version", "status", "stage", "rules", "target")
+    _print_table(
+        header,
+        [
+            (r.name, r.distribution, r.version, r.status, r.stage, str(r.rules) if r.rules else "", r.target)
+            for r in plugins.describe()
+        ],
+    )
+    for failure in plugins.failures:
+        typer.echo(f"{failure}" + (f"\n{failure.traceback}" if traceback else ""))
+    if plugins.failures and not traceback:
+        typer.echo("dlbt plugins --traceback shows the errors in full.")
+
+
+# -- rules and composites ----------------------------------------------------------------------------------------------
+
+
+def rules_like(op: str, variant: str) -> list[dict[str, Any]]:
+    """Rows of the registry whose op and variant fit."""
+    rows = default_plugins().registry.table()
+    return [row for row in rows if fnmatchcase(row["op"], op) and fnmatchcase(row["variant"], variant)]
+
+
+def print_rules(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rules."""
+    header = ("op", "variant", "plugin", "parameters", "takes → gives", "absorbs", "formula")
+    _print_table(header, [_rule_cells(row) for row in rows])
+    typer.echo(f"{len(rows)} rules. An asterisk marks an op's default.")
+
+
+def _rule_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["op"],
+        row["variant"] + (" *" if row["default"] else ""),
+        row["plugin"],
+        ", ".join(f"{name}={value!r}" for name, value in row["parameters"].items()),
+        row["takes"] if row["takes"] == row["gives"] else f"{row['takes']} → {row['gives']}",
+        ", ".join(row["absorbs"]),
+        row["summary"],
+    )
+
+
+def print_composites() -> None:
+    """Print the names of the composites, with one line about each."""
+    known = default_plugins().composites
+    _print_table(("composite", "what it is"), [(name, known.summary(name)) for name in known])
+
+
+def print_composite(name: str) -> None:
+    """Print what is in a composite.
+
+    Raises
+    ------
+    UnknownCompositeError
+        If there is none of that name.
+    """
+    known = default_plugins().composites
+    if name not in list(known):
+        raise UnknownCompositeError(f"no composite {name!r}. There are: {', '.join(known)}.")
+    entry = known._entries[name][2]
+    typer.echo(f"{known.summary(name)}\n")
+    typer.echo(str(entry) if isinstance(entry, Composite) else f"composite {name}\n  depends on the model: see the plan.")
+
+
+# -- explanations ------------------------------------------------------------------------------------------------------
+
+
+def print_explanation(explanation: Explanation) -> None:
+    """Print an explanation, its ledger and its plan in short."""
+    typer.echo(str(explanation))
+    _print_table(("rule", "reason", "nodes"), [(rule, why, str(n)) for rule, why, n in explanation.plan.summary()])

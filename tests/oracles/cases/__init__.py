@@ -1,0 +1,1 @@
+"""One-op models for every registered rule, each with the oracle that says what it must hand back."""

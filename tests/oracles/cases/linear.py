@@ -1,0 +1,158 @@
+"""The linear family: sums of products, with weights or with factors that carry relevance themselves."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from oracles.harness import Case, Check, source
+from oracles.sums import sum_of_products
+
+__all__ = ["CHECKS", "checks_of"]
+
+T = torch.ops.aten
+rand = source(1)
+EPSILONS = (0.0, 1e-6, 0.25)
+
+
+def checks_of(case: Case, additive: tuple[int, ...] = (), epsilons: tuple[float, ...] = EPSILONS) -> list[Check]:
+    """The variants of the linear family for one case."""
+    found = [
+        Check(case, "epsilon", partial(sum_of_products, epsilon=e, additive=additive), {"epsilon": e}) for e in epsilons
+    ]
+    return [*found, Check(case, "gradient", partial(sum_of_products, uniform=False, additive=additive))]
+
+
+def _linear() -> list[Check]:
+    w, b = rand(3, 4), rand(3)
+    found: list[Check] = []
+    for shape in ((2, 4), (4,), (2, 3, 4), (2, 1, 2, 4)):
+        name = f"{len(shape)}d"
+        found += checks_of(Case("aten.linear", f"{name}-bias", F.linear, (rand(*shape),), (w, b), batched=len(shape) > 1))
+        found += checks_of(Case("aten.linear", name, F.linear, (rand(*shape),), (w,), batched=len(shape) > 1))
+    found += checks_of(Case("aten.linear", "weight", lambda v, x, c: F.linear(x, v, c), (rand(3, 4),), (rand(2, 4), b)))
+    found += checks_of(Case("aten.linear", "input-and-weight", F.linear, (rand(2, 4), rand(3, 4)), (b,)))
+    found += checks_of(
+        Case("aten.linear", "input-weight-and-bias", F.linear, (rand(2, 4), rand(3, 4), rand(3))), additive=(2,)
+    )
+    found += checks_of(Case("aten.linear", "bias", lambda c, x, v: F.linear(x, v, c), (rand(3),), (rand(2, 4), w)), (0,))
+    return found
+
+
+def _matrices() -> list[Check]:
+    a, b, v = rand(3, 4), rand(4, 2), rand(4)
+    batch_a, batch_b = rand(2, 3, 4), rand(2, 4, 2)
+    alike = dict(batched=True)
+    found: list[Check] = []
+
+    def add(op: str, name: str, fn: Any, inputs: Any, constants: Any = (), additive: Any = (), **more: Any) -> None:
+        found.extend(checks_of(Case(op, name, fn, inputs, constants, **more), additive))
+
+    add("aten.mm", "left", torch.mm, (a,), (b,), **alike)
+    add("aten.mm", "right", lambda y, x: torch.mm(x, y), (b,), (a,))
+    add("aten.mm", "both", torch.mm, (a, b))
+    add("aten.mm", "itself", torch.mm, (rand(3, 3),), slots=(0, 0))
+    add("aten.mv", "matrix", torch.mv, (a,), (v,), **alike)
+    add("aten.mv", "vector", lambda y, x: torch.mv(x, y), (v,), (a,))
+    add("aten.mv", "both", torch.mv, (a, v))
+    add("aten.bmm", "left", torch.bmm, (batch_a,), (batch_b,))
+    add("aten.bmm", "both", torch.bmm, (batch_a, batch_b), **alike)
+    add("aten.dot", "one", torch.dot, (v,), (rand(4),))
+    add("aten.dot", "both", torch.dot, (v, rand(4)))
+    add("aten.dot", "itself", torch.dot, (v,), slots=(0, 0))
+    add("aten.outer", "one", torch.outer, (rand(3),), (v,))
+    add("aten.outer", "both", torch.outer, (rand(3), v))
+    bias_vector, bias_matrix = rand(2), rand(3, 2)
+    for alpha, beta in ((1, 1), (0.5, 2.0), (-1.5, -0.5)):
+        addmm = partial(_addmm, alpha=alpha, beta=beta)
+        add("aten.addmm", f"vector-{alpha}-{beta}", addmm, (a,), (b, bias_vector), **alike)
+        add("aten.addmm", f"matrix-{alpha}-{beta}", addmm, (a,), (b, bias_matrix))
+        add("aten.addmm", f"scalar-{alpha}-{beta}", addmm, (a,), (b, rand()))
+        add("aten.addmm", f"both-{alpha}-{beta}", addmm, (a, b), (bias_matrix,))
+        add("aten.addmm", f"all-{alpha}-{beta}", addmm, (a, b, bias_matrix), (), (2,))
+        add("aten.addmv", f"{alpha}-{beta}", partial(_addmv, alpha=alpha, beta=beta), (a,), (v, rand(3)))
+        add("aten.addmv", f"all-{alpha}-{beta}", partial(_addmv, alpha=alpha, beta=beta), (a, v, rand(3)), (), (2,))
+        baddbmm = partial(_baddbmm, alpha=alpha, beta=beta)
+        add("aten.baddbmm", f"left-{alpha}-{beta}", baddbmm, (batch_a,), (batch_b, rand(2, 3, 2)))
+        add("aten.baddbmm", f"both-{alpha}-{beta}", baddbmm, (batch_a, batch_b), (rand(3, 2),), **alike)
+        add("aten.baddbmm", f"all-{alpha}-{beta}", baddbmm, (batch_a, batch_b, rand(2, 3, 2)), (), (2,), **alike)
+        add("aten.addbmm", f"both-{alpha}-{beta}", partial(_addbmm, alpha=alpha, beta=beta), (batch_a, batch_b), (rand(3, 2),))
+    add("aten.baddbmm", "vector", partial(_baddbmm, alpha=1, beta=1), (batch_a, batch_b), (rand(2),), **alike)
+    add("aten.addbmm", "one", partial(_addbmm, alpha=1, beta=1), (batch_a,), (batch_b, rand(2)))
+    add("aten.bilinear", "first", F.bilinear, (rand(2, 3),), (rand(2, 4), rand(5, 3, 4), rand(5)))
+    add("aten.bilinear", "both", F.bilinear, (rand(2, 3), rand(2, 4)), (rand(5, 3, 4), rand(5)), **alike)
+    add("aten.bilinear", "both-no-bias", F.bilinear, (rand(2, 3, 3), rand(2, 3, 4)), (rand(5, 3, 4),), **alike)
+    add("aten.bilinear", "three", F.bilinear, (rand(2, 3), rand(2, 4), rand(5, 3, 4)), (rand(5),))
+    return found
+
+
+def _addmm(x: Any, y: Any, c: Any, alpha: float, beta: float) -> Any:
+    return torch.addmm(c, x, y, alpha=alpha, beta=beta)
+
+
+def _addmv(x: Any, y: Any, c: Any, alpha: float, beta: float) -> Any:
+    return torch.addmv(c, x, y, alpha=alpha, beta=beta)
+
+
+def _baddbmm(x: Any, y: Any, c: Any, alpha: float, beta: float) -> Any:
+    return torch.baddbmm(c, x, y, alpha=alpha, beta=beta)
+
+
+def _addbmm(x: Any, y: Any, c: Any, alpha: float, beta: float) -> Any:
+    return torch.addbmm(c, x, y, alpha=alpha, beta=beta)
+
+
+MATMUL_SHAPES = (
+    ((4,), (4,)), ((4,), (4, 3)), ((2, 4), (4,)), ((2, 4), (4, 3)), ((4,), (2, 4, 3)), ((2, 3, 4), (4,)),
+    ((2, 3, 4), (4, 2)), ((3, 4), (2, 4, 2)), ((2, 3, 4), (2, 4, 2)), ((2, 1, 3, 4), (2, 4, 2)),
+    ((1, 2, 3, 4), (2, 1, 4, 2)), ((2, 1, 2, 4), (1, 3, 4, 2)), ((2, 2, 3, 4), (4,)), ((4,), (1, 2, 4, 2)),
+)  # fmt: skip
+
+
+def _matmul() -> list[Check]:
+    found: list[Check] = []
+    for left, right in MATMUL_SHAPES:
+        name = f"{list(left)}{list(right)}".replace(" ", "")
+        a, b = rand(*left), rand(*right)
+        rows = len(right) <= 2 and len(left) > 1 and len(right) < len(left) + 1
+        found += checks_of(Case("aten.matmul", f"left-{name}", torch.matmul, (a,), (b,), batched=rows))
+        found += checks_of(Case("aten.matmul", f"right-{name}", lambda y, x: torch.matmul(x, y), (b,), (a,)))
+        found += checks_of(Case("aten.matmul", f"both-{name}", torch.matmul, (a, b)))
+    x = rand(2, 3, 3)
+    found += checks_of(Case("aten.matmul", "itself", torch.matmul, (x,), slots=(0, 0), batched=True))
+    return found
+
+
+EQUATIONS = (
+    ("ij,jk->ik", ((2, 3), (3, 4))), ("bij,bjk->bik", ((2, 3, 2), (2, 2, 3))), ("bhid,bhjd->bhij", ((2, 2, 2, 3),) * 2),
+    ("i,j->ij", ((3,), (4,))), ("bi,bi->b", ((2, 3), (2, 3))), ("...i,ji->...j", ((2, 3, 4), (2, 4))), ("ij,ij", ((2, 3),) * 2),
+    ("ij->ji", ((2, 3),)), ("ii->i", ((3, 3),)), ("bij->b", ((2, 2, 3),)),
+    ("bi,ij,bj->b", ((2, 3), (3, 4), (2, 4))), ("bi,bi,bi->bi", ((2, 3),) * 3), ("bik,bjk,bk->bij", ((2, 2, 3), (2, 2, 3), (2, 3))),
+)  # fmt: skip
+
+
+def _einsum() -> list[Check]:
+    found: list[Check] = []
+    for equation, shapes in EQUATIONS:
+        tensors = [rand(*shape) for shape in shapes]
+        for carrying in {(0,), (len(shapes) - 1,), tuple(range(len(shapes))), tuple(range(min(2, len(shapes))))}:
+            order = [*carrying, *(k for k in range(len(shapes)) if k not in carrying)]
+            fn = partial(_in_order, equation, order)
+            inputs = tuple(tensors[k] for k in carrying)
+            rest = tuple(tensors[k] for k in order[len(carrying) :])
+            batched = len(carrying) == len(shapes) and all(t.startswith("b") for t in equation.split("->")[0].split(","))
+            batched = batched and equation.split("->")[-1].startswith("b")
+            name = f"{equation}-{''.join(map(str, carrying))}"
+            found += checks_of(Case("aten.einsum", name, fn, inputs, rest, batched=batched), epsilons=(0.0, 0.25))
+    square = Case("aten.einsum", "itself", lambda x, y: torch.einsum("bi,bj->bij", x, y), (rand(2, 3),), slots=(0, 0))
+    return [*found, *checks_of(square)]
+
+
+def _in_order(equation: str, order: list[int], *tensors: Any) -> Any:
+    return torch.einsum(equation, *[tensors[order.index(k)] for k in range(len(order))])
+
+
+CHECKS = [*_linear(), *_matrices(), *_matmul(), *_einsum()]

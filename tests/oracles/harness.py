@@ -1,0 +1,262 @@
+"""Runs a one-op model, and compares what its rule hands back and books with what an oracle says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dlbt_core as dlbt
+import torch
+from torch import Tensor, nn
+
+TOLERANCE = 1e-10
+
+Function = Callable[..., Any]
+Amounts = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op on given tensors.
+
+    Attributes
+    ----------
+    op
+        The op as it is recorded, with or without overload.
+    name
+        What is special about the case.
+    fn
+        Calls the op: first the slots, then the constants.
+    inputs, constants
+        Explained and other tensors.
+    slots
+        Which input goes to which argument of `fn`; each to its own unless given.
+    batched
+        Whether the first dimension of all inputs and outputs counts samples that do not mix.
+    """
+
+    op: str
+    name: str
+    fn: Function
+    inputs: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...] = ()
+    slots: tuple[int, ...] = ()
+    batched: bool = False
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return self.slots or tuple(range(len(self.inputs)))
+
+    @property
+    def arguments(self) -> list[Tensor]:
+        """The inputs as the op gets them."""
+        return [self.inputs[i] for i in self.places]
+
+    def call(self, *slots: Tensor) -> Any:
+        """The op on other tensors, with the case's constants."""
+        return self.fn(*slots, *self.constants)
+
+    def outputs(self) -> list[Tensor]:
+        return floating(self.call(*self.arguments))
+
+    def per_input(self, by_slot: Sequence[Tensor]) -> list[Tensor]:
+        """Relevance per input: summed over the slots it goes to."""
+        totals = [torch.zeros(x.shape, dtype=torch.float64) for x in self.inputs]
+        for place, found in zip(self.places, by_slot, strict=True):
+            totals[place] = totals[place] + found
+        return totals
+
+    def rows(self, row: int) -> Case:
+        """One sample alone."""
+        return replace(self, inputs=tuple(x[row : row + 1] for x in self.inputs))
+
+    def to(self, dtype: torch.dtype) -> Case:
+        def convert(ts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(t.to(dtype) if t.is_floating_point() else t for t in ts)
+
+        return replace(self, inputs=convert(self.inputs), constants=convert(self.constants))
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """What arrives at the op's outputs: multipliers, and the relevances ``z * m`` the formulas are written on."""
+
+    m: list[Tensor]
+    R: list[Tensor]
+    z: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What an oracle says: relevance per input, and amounts by name (first dimension: samples, if there are any)."""
+
+    inputs: list[Tensor]
+    absorbed: Amounts = field(default_factory=dict)
+
+
+Oracle = Callable[[Case, Arriving], Handed]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A case, a rule, and the oracle for the two."""
+
+    case: Case
+    variant: str
+    oracle: Oracle
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    composite: str = "attnlrp"
+
+    @property
+    def id(self) -> str:
+        given = ",".join(f"{k}={v}" for k, v in self.parameters.items())
+        return f"{self.case.op}#{self.variant}({given})-{self.case.name}"
+
+
+class OneOp(nn.Module):
+    """The model: the op alone, or behind ``2 * (x / 2)`` so that its arguments are values computed on the way."""
+
+    def __init__(self, case: Case, behind: bool = False) -> None:
+        super().__init__()
+        self.fn, self.places, self.behind, self.count = case.fn, case.places, behind, len(case.constants)
+        for i, constant in enumerate(case.constants):
+            self.register_buffer(f"constant_{i}", constant)
+
+    def forward(self, a: Tensor, b: Tensor | None = None, c: Tensor | None = None, d: Tensor | None = None) -> Any:
+        inputs = [t for t in (a, b, c, d) if t is not None]
+        constants = [getattr(self, f"constant_{i}") for i in range(self.count)]
+        if self.behind:
+            inputs = [_again(t) for t in inputs]
+            constants = [_again(t) for t in constants]
+        out = self.fn(*[inputs[i] for i in self.places], *constants)
+        return out if isinstance(out, Tensor) else tuple(floating(out))
+
+
+def _again(tensor: Tensor) -> Tensor:
+    """The same numbers, as a value computed on the way. Exact: halving and doubling lose nothing."""
+    return (tensor * 0.5) * 2.0 if tensor.is_floating_point() else tensor.clone()
+
+
+def floating(out: Any) -> list[Tensor]:
+    items = [out] if isinstance(out, Tensor) else list(out)
+    return [item for item in items if isinstance(item, Tensor) and item.is_floating_point()]
+
+
+def source(seed: int) -> Callable[..., Tensor]:
+    """A function that gives random float64 tensors, the same in every run."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    return rand
+
+
+def masks_for(outputs: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
+    """Random multipliers for all outputs; 0 where an output is infinite."""
+    rand = source(1000 + seed)
+    return [torch.where(torch.isfinite(z), rand(*z.shape), 0.0) for z in outputs]
+
+
+def target_for(case: Case, masks: Sequence[Tensor]) -> Any:
+    """The outputs, weighted by masks and summed: per sample if the case has samples, else in all."""
+    if len(masks) == 1 and case.batched and masks[0].dim() > 1:
+        return dlbt.target.logits(masks[0])
+
+    def weighted(out: Any) -> Tensor:
+        parts = []
+        for z, mask in zip(floating(out), masks, strict=True):
+            product = z * mask.to(z.dtype)
+            parts.append(product.reshape(z.shape[0], -1).sum(1) if case.batched else product.sum())
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    return dlbt.target.function(weighted)
+
+
+def run(check: Check, masks: Sequence[Tensor], *, audit: bool = True, behind: bool = False, **more: Any) -> Any:
+    """The explanation of a one-op model by one rule."""
+    case = check.case
+    rules = [(dlbt.Select(op=case.op), dlbt.Use(check.variant, **check.parameters))]
+    target = {} if "targets" in more else {"target": target_for(case, masks)}
+    names = "abcd"[: len(case.inputs)]
+    return dlbt.explain(
+        OneOp(case, behind).eval(), *case.inputs, rules=rules, composite=check.composite, layers="none", audit=audit,
+        explain_inputs=list(names), **target, **more,
+    )  # fmt: skip
+
+
+def relevances(explanation: Any, case: Case) -> list[Tensor]:
+    return [explanation.inputs[name] for name, _ in zip("abcd", case.inputs, strict=False)]
+
+
+def amounts(explanation: Any, batched: bool) -> dict[str, Tensor]:
+    """What was absorbed, by name: per sample, or in all."""
+    ledger = explanation.ledger
+    if batched:
+        assert not ledger.unassigned, f"not told apart per sample: {dict(ledger.unassigned)}"
+        return dict(ledger.absorbed)
+    totals = {name: amount.sum() for name, amount in ledger.absorbed.items()}
+    for name, amount in ledger.unassigned.items():
+        if not name.startswith("input "):
+            totals[name] = totals.get(name, 0.0) + amount
+    return totals
+
+
+def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: int = 0) -> Any:
+    """Assert that rule and oracle agree, that the books close, and that each node's do."""
+    case = check.case
+    z = case.outputs()
+    masks = masks_for(z, seed)
+    explanation = run(check, masks, audit=audit, behind=behind)
+    assert_plan(explanation, check, behind)
+    R = [torch.where(m == 0, 0.0, m * out.double()) for m, out in zip(masks, z, strict=True)]
+    expected = check.oracle(case, Arriving(masks, R, z))
+    scale = max(1.0, *(float(r.abs().max()) for r in R if r.numel()))
+    for name, got, want in zip("abcd", relevances(explanation, case), expected.inputs, strict=False):
+        assert_near(got, want, scale, f"{check.id}: relevance of input {name}")
+    found = amounts(explanation, case.batched)
+    for name in sorted({*found, *expected.absorbed}):
+        want = expected.absorbed.get(name, torch.zeros((), dtype=torch.float64))
+        want = want.reshape(len(explanation.score), -1).sum(1) if case.batched and want.dim() else want.sum()
+        assert_near(found.get(name, torch.zeros_like(want)), want, scale, f"{check.id}: absorbed by {name!r}")
+    assert_books(explanation, check.id, audit)
+    return explanation
+
+
+def assert_books(explanation: Any, what: str, audit: bool = True, tolerance: float = TOLERANCE) -> None:
+    ledger = explanation.ledger
+    moved = float(ledger.score.abs().sum()) + sum(float(t.abs().sum()) for _, t in ledger.rows())
+    gap = ledger.error * float(ledger.score.abs().max())
+    assert ledger.error <= tolerance or gap <= tolerance * max(moved, 1e-3), f"{what}: books do not close\n{ledger}"
+    if audit:
+        worst = ledger.worst(1)
+        if worst and worst[0].leak is not None:
+            leak = float(worst[0].leak.abs().max())
+            assert leak <= tolerance * max(1.0, moved), f"{what}: {worst[0].op} leaks {leak}"
+
+
+def assert_plan(explanation: Any, check: Check, behind: bool) -> None:
+    """The rule that was asked for is the one that ran, and nothing else did."""
+    steps = [s for s in explanation.plan.steps if s.rule.variant == check.variant and _fits(s.node.op, check.case.op)]
+    assert steps, f"{check.id}: the rule did not run:\n{explanation.plan}"
+    if not behind:
+        assert len(explanation.plan.steps) == 1, f"{check.id}: more than one op was recorded:\n{explanation.plan}"
+
+
+def _fits(op: str, key: str) -> bool:
+    return op == key or op.startswith(key + ".")
+
+
+def assert_near(got: Any, want: Any, scale: float, what: str, tolerance: float = TOLERANCE) -> None:
+    got, want = torch.as_tensor(got).double(), torch.as_tensor(want).double()
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)} instead of {tuple(want.shape)}"
+    if not got.numel():
+        return
+    gap = float((got - want).abs().max())
+    scale = max(scale, float(want.abs().max()))
+    assert not math.isnan(gap) and gap <= tolerance * scale, f"{what}: off by {gap:.2e}\ngot  {got}\nwant {want}"
