@@ -13,6 +13,7 @@ from torch import Tensor
 from dlbt_core.composites.composite import Composite, as_choices, choices_in_context
 from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
+from dlbt_core.graph.export import ExportedModel
 from dlbt_core.graph.ops import packet
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
 from dlbt_core.plugins.loader import Plugins, default_plugins
@@ -74,7 +75,9 @@ class Explainer:
             raise InputError(f"fallback is None or 'gradient', not {fallback!r}.")
         if isinstance(layers, str) and layers not in ("blocks", "modules", "all", "none"):
             raise InputError(f"layers is 'blocks', 'modules', 'all', 'none' or a list of globs, not {layers!r}.")
-        if not callable(model) and not _is_exported(model):
+        if isinstance(model, torch.export.ExportedProgram):
+            model = ExportedModel(model)
+        if not callable(model):
             raise InputError(f"a model is a torch.nn.Module, a torch.export program or a callable, not {type(model)}.")
         self.model = model
         self.composite = composite
@@ -176,11 +179,12 @@ class Explainer:
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         model = self.model
-        function = model.forward if isinstance(model, torch.nn.Module) else model
-        if _is_exported(model):
-            function = model.module().forward
         try:
-            bound = bind_arguments(function, args, kwargs)
+            if isinstance(model, ExportedModel):
+                bound = model.bind(args, kwargs)
+            else:
+                function = model.forward if isinstance(model, torch.nn.Module) else model
+                bound = bind_arguments(function, args, kwargs)
         except TypeError as error:
             raise InputError(f"the call does not fit the model: {error}.") from error
         if not any(isinstance(leaf, Tensor) for _, leaf in leaves(bound)):
@@ -224,14 +228,10 @@ class Explainer:
 
     def _record(self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins) -> Capture:
         analysers = list(plugins.analysers.values())
-        if _is_exported(self.model):
-            from dlbt_core.graph.export import capture_exported
-
-            return capture_exported(self.model, bound, analysers)
         found = capture(
             self.model,
             bound,
-            lambda: self.model(*args, **kwargs),
+            (args, kwargs),
             expand=lambda op: expansion(plugins, op),
             analysers=analysers,
         )
@@ -297,10 +297,6 @@ def explain(
         backend=backend, plugins=plugins,
     )  # fmt: skip
     return explainer(*args, target=target, targets=targets, progress=progress, **kwargs)
-
-
-def _is_exported(model: Any) -> bool:
-    return isinstance(model, torch.export.ExportedProgram)
 
 
 def _usable(tensor: Tensor) -> Tensor:

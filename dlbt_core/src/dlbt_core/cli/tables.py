@@ -143,7 +143,8 @@ def print_composite(name: str) -> None:
         raise UnknownCompositeError(f"no composite {name!r}. There are: {', '.join(known)}.")
     entry = known._entries[name][2]
     typer.echo(f"{known.summary(name)}\n")
-    typer.echo(str(entry) if isinstance(entry, Composite) else f"composite {name}\n  depends on the model: see the plan.")
+    chosen = f"composite {name}\n  chosen for each model: its plan names what it is there."
+    typer.echo(str(entry) if isinstance(entry, Composite) else chosen)
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,6 @@ def check_images() -> None:
     DlbtError
         If not; it says what to install.
     """
-    from importlib.util import find_spec
-
     if find_spec("sklearn") is None:
         raise DlbtError(
             "the image part of the demo needs scikit-learn, which cannot be imported.\n"
@@ -88,7 +87,7 @@ def train(digits: Digits, epochs: int, step: Step | None = None) -> nn.Sequentia
     """
     shuffle = torch.Generator().manual_seed(_SEED)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.random.default_generator.manual_seed(_SEED)
+        torch.default_generator.manual_seed(_SEED)
         model = small_cnn().float().cpu()
         optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
         for _ in range(epochs):
@@ -116,7 +115,8 @@ def digits_section(steps: Steps, epochs: int = 12) -> Section:
     with steps.step("images: train a small CNN on digits", parts=epochs) as step:
         model = train(digits, epochs, step)
         correct = int((model(digits.test_images).argmax(1) == digits.test_labels).sum())
-        accuracy = f"{correct} of {len(digits.test_labels)} held-out digits right ({correct / len(digits.test_labels):.1%})"
+        count = len(digits.test_labels)
+        accuracy = f"{correct} of {count} held-out digits right ({correct / count:.1%})"
         step.done(accuracy)
     examples = torch.stack([digits.test_images[digits.test_labels == digit][0] for digit in range(10)])
     explainer = Explainer(model)
@@ -129,17 +129,17 @@ def digits_section(steps: Steps, epochs: int = 12) -> Section:
     return Section(
         heading="Handwritten digits",
         paragraphs=(
-            f"A small convolutional network (two convolutions with batch norm, one max pooling, two linear layers), trained "
-            f"for {epochs} epochs on {len(digits.labels)} of scikit-learn's 8 by 8 digits: {accuracy}. Below is the first "
-            "held-out image of each digit, explained for the class that the network gives it: the relevance of each pixel "
-            "for that class's logit.",
+            "A small convolutional network (two convolutions with batch norm, one max pooling, two linear layers), "
+            f"trained for {epochs} epochs on {len(digits.labels)} of scikit-learn's 8 by 8 digits: {accuracy}. "
+            "Below is the first held-out image of each digit, explained for the class that the network gives it: the "
+            "relevance of each pixel for that class's logit.",
         ),
         exhibits=(
             Exhibit(each, "Each digit for its class", images=examples, names=[f"a {digit}" for digit in range(10)],
-                    note="“a 3” is what was written; the number after it is the class the network chose."),
+                    note="“a 3” is what was written; the class after it is what the network chose."),
             Exhibit(against, "Why this class and not the other", images=examples[first],
                     names=[f"a {a}" for a, _ in _CONTRASTS],
-                    note="The difference of two logits. Warm pixels speak for the first class rather than the second, cool "
-                         "ones the other way round."),
+                    note="The difference of two logits. Warm pixels speak for the first class rather than the second, "
+                         "cool ones the other way round."),
         ),
     )  # fmt: skip

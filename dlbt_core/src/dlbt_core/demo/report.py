@@ -16,9 +16,9 @@ from dlbt_core.show.page import Section, write_report
 __all__ = ["write_demo"]
 
 _INTRO = (
-    "dlbt records what a PyTorch model did and hands its score back through the recorded steps to the input, one rule per "
-    "step, with every unit accounted for. This report does that for real sentences and real images. It was computed where "
-    "it was written, without a network."
+    "dlbt records what a PyTorch model did and hands its score back through the recorded steps to the input, one rule "
+    "per step, with every unit accounted for. This report does that for real input. It was computed where it was "
+    "written, without a network."
 )
 
 

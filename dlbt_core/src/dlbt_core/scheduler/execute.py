@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -68,7 +68,7 @@ class _Met:
 
 
 def execute(
-    found: Capture, inputs: Mapping[str, Tensor], explained: Mapping[str, int], job: Job, again: Callable[[], Capture]
+    found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job, again: Callable[[], Capture]
 ) -> list[Explanation]:
     """Explain all targets of a job with one forward pass.
 
@@ -98,13 +98,13 @@ def execute(
 # -- before ---------------------------------------------------------------------------------------------------------
 
 
-def _program(found: Capture, explained: Mapping[str, int], job: Job) -> _Program:
+def _program(found: Capture, explained: Iterable[str], job: Job) -> _Program:
     """The plan and its passes; kept with the capture, since they are the same for each call of this kind."""
     floating = found.floating_outputs()
     paths = tuple(dict.fromkeys(path for target in job.targets for path in target.paths(floating)))
     report = job.report if isinstance(job.report, str) else tuple(job.report)
     choices = tuple((layer.name, tuple(layer.choices)) for layer in job.layers)
-    key = (paths, job.composite, choices, report, job.fallback, tuple(explained.items()), job.plugins.generation)
+    key = (paths, job.composite, choices, report, job.fallback, tuple(explained), job.plugins.generation)
     known = found.programs.get(key)
     programs = found.programs
     if known is not None:
@@ -114,7 +114,7 @@ def _program(found: Capture, explained: Mapping[str, int], job: Job) -> _Program
         found = _passed(found, composite, job)
     resolver = Resolver(found.graph, found.facts, job.plugins.registry, composite, job.layers, job.fallback)
     outputs = tuple(found.graph.outputs[path] for path in paths)
-    plan = resolver.plan(explained, outputs, partial(help_missing, job.plugins))
+    plan = resolver.plan({name: found.graph.inputs[name] for name in explained}, outputs, partial(help_missing, job.plugins))
     shown = _shown(found.graph, plan, job.report)
     program = _Program(
         found,
@@ -179,7 +179,7 @@ def _meet_function(
 ) -> _Met:
     """Record the function on the outputs, and hand its score back to them by the same rules."""
     given = {path: tensor.detach() for path, tensor in outputs.items()}
-    recording = record(target.fn, given, lambda: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins))
+    recording = record(target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins))
     score = recording.result
     if not isinstance(score, Tensor) or not score.is_floating_point() or score.dim() > 1:
         shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__

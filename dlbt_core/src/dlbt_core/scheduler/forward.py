@@ -13,6 +13,7 @@ from dlbt_core.errors import GuardError
 from dlbt_core.graph.ir import Graph, Guard, Node, Ref, refs_in
 from dlbt_core.graph.ops import arguments, resolve_op
 from dlbt_core.rules.context import Pullback
+from dlbt_core.scheduler.derived import DerivedWeights, weights_only
 from dlbt_core.scheduler.plan import Plan, Step
 
 __all__ = ["ForwardProgram", "ForwardRun", "state_getters"]
@@ -57,8 +58,14 @@ class ForwardProgram:
         steps = {step.node.index: step for step in plan.steps} if plan is not None else {}
         kept = set(keep) | set(graph.outputs.values()) | set(_needed_backward(plan))
         nodes = _living(graph, kept, steps)
+        derived = weights_only(graph, nodes)
+        kept |= {o for index in derived for o in graph.nodes[index].outputs if o is not None}
         self._frees = _last_uses(nodes, kept, graph)
-        self._calls = [self._prepare(node, steps.get(node.index)) for node in nodes]
+        prepared = [self._prepare(node, steps.get(node.index)) for node in nodes]
+        self._calls = [call for call in prepared if call.node.index not in derived]
+        self._deriving = [call for call in prepared if call.node.index in derived]
+        sources = {i for call in self._deriving for i in call.node.inputs if graph.values[i].kind != "result"}
+        self._derived = DerivedWeights(sorted(sources))
         self._fixed: dict[int, Tensor] = {}
         self._constant = _input_free(graph)
         self._id_dtype = graph.values[plan.outputs[0]].dtype if plan is not None and plan.outputs else torch.float32
@@ -115,6 +122,7 @@ class ForwardProgram:
         device = next((v.device for v in values if isinstance(v, Tensor)), torch.device("cpu"))
         seeds: dict[torch.device, Tensor] = {}
         with torch.inference_mode(False), torch.no_grad():
+            self._derive(values)
             for call in self._calls:
                 if call.entries:
                     self._run_with_pullback(call, values, pullbacks, seeds, device)
@@ -123,6 +131,20 @@ class ForwardProgram:
                 for index in call.frees:
                     values[index] = None
         return ForwardRun(values, pullbacks)
+
+    def _derive(self, values: list[Any]) -> None:
+        """Fill in what depends on weights alone; computed anew only if a weight has changed."""
+        if not self._deriving:
+            return
+        if not self._derived.fresh(values):
+            for call in self._deriving:
+                self._run_plain(call, values)
+            read = {index for call in self._calls for index in call.node.inputs}
+            self._derived.values.update(
+                (o, values[o]) for call in self._deriving for o in call.node.outputs if o is not None and o in read
+            )
+        for index, value in self._derived.values.items():
+            values[index] = value
 
     def _run_plain(self, call: _Call, values: list[Any]) -> None:
         node = call.node

@@ -9,14 +9,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["RGB", "THEMES", "Theme", "diverging", "hexadecimal", "ink", "luminance", "palette", "robust_scale"]
+__all__ = [
+    "RGB",
+    "Theme",
+    "contrast",
+    "diverging",
+    "hexadecimal",
+    "ink",
+    "luminance",
+    "palette",
+    "robust_scale",
+]
 
 RGB = tuple[int, int, int]
 Theme = Literal["light", "dark"]
 Lab = tuple[float, float, float]
-
-THEMES: tuple[Theme, ...] = ("light", "dark")
-"""Light and dark pages."""
 
 _FOR, _AGAINST = 32.0, 255.0  # hues in degrees: vermilion and blue, told apart with every common colour blindness
 _CENTRE = {"light": 0.985, "dark": 0.245}  # lightness of zero: that of the page's cards
@@ -57,7 +64,7 @@ def palette(theme: Theme = "light", steps: int = 255) -> tuple[RGB, ...]:
 
 
 def robust_scale(values: Tensor, quantile: float = 0.99) -> float:
-    """The amount that gets the full colour: a quantile of the absolute values, so that one outlier does not pale the rest.
+    """The amount that gets the full colour: a quantile of the absolute values, so that no outlier pales the rest.
 
     Parameters
     ----------
@@ -80,9 +87,8 @@ def robust_scale(values: Tensor, quantile: float = 0.99) -> float:
 
 
 def ink(background: RGB) -> RGB:
-    """Near-black or near-white, whichever reads better on a background."""
-    dark, light = (22, 22, 26), (250, 250, 250)
-    return max(dark, light, key=lambda text: contrast(text, background))
+    """Black or white, whichever reads better on a background: the contrast is then at least 4.5, as WCAG AA asks."""
+    return max((0, 0, 0), (255, 255, 255), key=lambda text: contrast(text, background))
 
 
 def contrast(a: RGB, b: RGB) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -71,14 +70,13 @@ def data_uri(rgb: Tensor) -> str:
 
 
 def patches(values: Tensor, most: int = 8) -> list[list[float]]:
-    """A map of shape (H, W) in numbers: sums over a grid of at most `most` by `most` patches; each pixel if it is small."""
+    """A map of shape (H, W) in numbers: sums over a grid of at most `most` by `most` patches."""
     rows, columns = (min(size, most) for size in values.shape)
-    return [
-        [float(cell.sum()) for cell in strip.tensor_split(columns, 1)] for strip in values.tensor_split(rows, 0)
-    ]  # fmt: skip
+    strips = values.tensor_split(rows, 0)
+    return [[float(cell.sum()) for cell in strip.tensor_split(columns, 1)] for strip in strips]
 
 
-def extremes(values: Tensor) -> Sequence[tuple[str, float, int, int]]:
+def extremes(values: Tensor) -> list[tuple[str, float, int, int]]:
     """Where a map of shape (H, W) speaks loudest for and against: ("for" or "against", amount, row, column)."""
     width = values.shape[1]
     found = []

@@ -18,14 +18,14 @@ __all__ = ["HOW_TO_READ", "Exhibit", "Section", "Table", "write_page", "write_re
 
 HOW_TO_READ = (
     "The score is one number that the model computed. Relevance splits it up: positive relevance (warm) spoke for the "
-    "score, negative relevance (cool) against it, and how much is said by the number next to the colour. Within one "
-    "sample equal colours are equal amounts; between samples the scale may differ and is given each time.",
-    "Not all of a score comes from the input. What did not was absorbed on the way, and the ledger says by what: biases, "
-    "values that the input does not enter such as position embeddings (“constant”), softmax, and so on. Score = inputs + "
-    "absorbed; the ledger's error says how exactly that holds.",
-    "This is an attribution: it tells how the model's own arithmetic, read with the rules in the plan, made up this score. "
-    "It is not a causal claim. It does not say what would happen if a word or a pixel were changed, nor that the model is "
-    "right, and other rules would give other numbers.",
+    "score, negative relevance (cool) against it, and the number next to a colour says how much. Within one sample "
+    "equal colours are equal amounts; between samples the scale may differ and is given each time.",
+    "Not all of a score comes from the input. What did not was absorbed on the way, and the ledger says by what: "
+    "biases, values that the input does not enter such as position embeddings (“constant”), softmax, and so on. "
+    "Score = inputs + absorbed; the ledger's error says how exactly that holds.",
+    "This is an attribution: it tells how the model's own arithmetic, read with the rules in the plan, made up this "
+    "score. It is not a causal claim. It does not say what would happen if a word or a pixel were changed, nor that "
+    "the model is right, and other rules would give other numbers.",
 )
 """How to read a page: for whoever gets one without having made it."""
 

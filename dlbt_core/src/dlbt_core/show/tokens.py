@@ -70,7 +70,7 @@ def token_spans(
     after_special = True
     for position, (token, amount) in enumerate(zip(tokens, relevance, strict=True)):
         is_special = token in special or bool(_SPECIAL.fullmatch(token))
-        continues = token.startswith("##") or marks_space and not token.startswith(_SPACE)
+        continues = token.startswith("##") or (marks_space and not token.startswith(_SPACE))
         light, dark = diverging(amount / scale, "light"), diverging(amount / scale, "dark")
         spans.append(
             Span(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from dlbt_core.errors import InputError
 from dlbt_core.explanation import Explanation
-from dlbt_core.show import heat, words
-from dlbt_core.show.colours import robust_scale
-from dlbt_core.show.tokens import Span, token_spans
+from dlbt_core.show import pictures, words
+from dlbt_core.show.pictures import Kind
 
 __all__ = ["Exhibit", "ExhibitView", "view"]
 
-Kind = Literal["tokens", "image", "bars"]
 Tokens = Sequence[Sequence[str]]
 
 
@@ -69,46 +66,12 @@ class Exhibit:
 
 
 @dataclass(frozen=True)
-class TokensView:
-    """Coloured tokens."""
-
-    spans: Sequence[tuple[Span, str]]
-    scale: str
-    rest: str
-    kind: Kind = "tokens"
-
-
-@dataclass(frozen=True)
-class ImageView:
-    """A heat map beside its image, and its numbers."""
-
-    image: str
-    light: str
-    dark: str
-    alt: str
-    scale: str
-    grid: Sequence[Sequence[str]]
-    grid_title: str
-    size: tuple[int, int]
-    kind: Kind = "image"
-
-
-@dataclass(frozen=True)
-class BarsView:
-    """The largest entries: place, number, length in percent of the largest."""
-
-    rows: Sequence[tuple[str, str, float]]
-    rest: str
-    kind: Kind = "bars"
-
-
-@dataclass(frozen=True)
 class InputView:
     """One input of one sample."""
 
     name: str
     total: str
-    picture: TokensView | ImageView | BarsView
+    picture: pictures.Picture
 
 
 @dataclass(frozen=True)
@@ -124,7 +87,7 @@ class SampleView:
     @property
     def is_picture(self) -> bool:
         """Whether it is small enough to stand beside others."""
-        return all(i.picture.kind == "image" for i in self.inputs)
+        return all(isinstance(i.picture, pictures.ImageView) and not i.picture.is_large for i in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -212,7 +175,15 @@ def _name(exhibit: Exhibit, index: int) -> str:
 def _input(exhibit: Exhibit, name: str, index: int) -> InputView:
     relevance = _of_sample(exhibit.explanation.inputs[name], index, exhibit.count).detach().cpu().double()
     kind = exhibit.kinds.get(name) or _kind(exhibit, name, relevance)
-    picture = {"tokens": _tokens, "image": _image, "bars": _bars}[kind](exhibit, name, index, relevance)
+    picture: pictures.Picture
+    if kind == "tokens":
+        given = _given(exhibit.tokens, name)
+        picture = pictures.tokens(relevance, None if given is None else given[index], exhibit.special)
+    elif kind == "image":
+        given = _given(exhibit.images, name)
+        picture = pictures.image(relevance, None if given is None else given[index])
+    else:
+        picture = pictures.bars(relevance, exhibit.top)
     return InputView(name, words.signed(float(relevance.sum())), picture)
 
 
@@ -232,7 +203,7 @@ def _kind(exhibit: Exhibit, name: str, relevance: Tensor) -> Kind:
 
 
 def _holds_ids(plan: Any, name: str) -> bool:
-    """Whether an input holds ids. A saved plan does not say it of an input, but of the model: then it has an embedding."""
+    """Whether an input holds ids. A saved plan tells only whether the model has an embedding."""
     if hasattr(plan, "explained"):
         return not plan.graph.values[plan.explained[name]].is_floating
     return any(row["op"].startswith("aten.embedding") for row in plan.table())
@@ -240,76 +211,6 @@ def _holds_ids(plan: Any, name: str) -> bool:
 
 def _given(option: Any, name: str) -> Any:
     return option.get(name) if isinstance(option, Mapping) else option
-
-
-# -- pictures ----------------------------------------------------------------------------------------------------------
-
-
-def _tokens(exhibit: Exhibit, name: str, index: int, relevance: Tensor) -> TokensView:
-    amounts = relevance.reshape(relevance.shape[0], -1).sum(1)
-    given = _given(exhibit.tokens, name)
-    tokens = list(given[index]) if given is not None else [str(position) for position in range(len(amounts))]
-    if len(tokens) > len(amounts):
-        raise InputError(
-            f"{len(tokens)} tokens for the {len(amounts)} positions of input {name!r}, sample {index}.\n"
-            "  fix  give one token per position, in the order of the ids."
-        )
-    shown, rest = amounts[: len(tokens)], amounts[len(tokens) :]
-    scale = robust_scale(shown)
-    spans = token_spans(tokens, shown.tolist(), scale, exhibit.special)
-    return TokensView(
-        spans=[(span, words.at_scale(span.relevance, scale)) for span in spans],
-        scale=words.signed(scale, 2).lstrip("+"),
-        rest=f"{len(rest)} positions of padding, together {words.signed(float(rest.sum()))}" if len(rest) else "",
-    )
-
-
-def _image(exhibit: Exhibit, name: str, index: int, relevance: Tensor) -> ImageView:
-    values = heat.heat(relevance)
-    if values.dim() != 2:
-        raise InputError(f"input {name!r} of shape {tuple(relevance.shape)} per sample is not an image.")
-    given = _given(exhibit.images, name)
-    image = None if given is None else _of_sample(given, index, exhibit.count)
-    scale = robust_scale(values)
-    grid = heat.patches(values)
-    size = robust_scale(torch.tensor(grid, dtype=torch.float64, device="cpu"))
-    return ImageView(
-        image="" if image is None else heat.data_uri(heat.image_rgb(image)),
-        light=heat.data_uri(heat.heat_rgb(values, scale, "light")),
-        dark=heat.data_uri(heat.heat_rgb(values, scale, "dark")),
-        alt="; ".join([f"heat map of {values.shape[0]} by {values.shape[1]} pixels", *_extremes(values)]),
-        scale=words.signed(scale, 2).lstrip("+"),
-        grid=[[words.at_scale(cell, size) for cell in line] for line in grid],
-        grid_title="numbers" if values.numel() == sum(map(len, grid)) else f"sums over {len(grid)} by {len(grid[0])} patches",
-        size=(values.shape[0], values.shape[1]),
-    )
-
-
-def _extremes(values: Tensor) -> Iterator[str]:
-    for word, amount, row, column in heat.extremes(values):
-        yield f"most {word}: {words.signed(amount)} in row {row}, column {column}"
-
-
-def _bars(exhibit: Exhibit, name: str, index: int, relevance: Tensor) -> BarsView:
-    flat = relevance.reshape(-1)
-    order = flat.abs().nan_to_num(0.0).argsort(descending=True, stable=True)[: exhibit.top].tolist()
-    scale = float(flat[order[0]].abs()) if order else 0.0
-    rest = float(flat.sum()) - float(flat[order].sum())
-    return BarsView(
-        rows=[
-            (_place(place, relevance.shape), words.at_scale(float(flat[place]), scale), 100 * float(flat[place]) / (scale or 1.0))
-            for place in order
-        ],
-        rest=f"{flat.numel() - len(order)} further entries, together {words.signed(rest)}" if flat.numel() > len(order) else "",
-    )  # fmt: skip
-
-
-def _place(place: int, shape: Sequence[int]) -> str:
-    index: list[int] = []
-    for size in reversed(shape):
-        place, at = divmod(place, size)
-        index.insert(0, at)
-    return f"[{', '.join(map(str, index))}]" if index else "value"
 
 
 # -- ledger and plan ---------------------------------------------------------------------------------------------------
@@ -320,17 +221,18 @@ def _ledger(exhibit: Exhibit, shown: int) -> LedgerView:
     scores = ledger.score.reshape(-1).tolist()
     rows: list[tuple[str, str, Sequence[tuple[str, str]]]] = []
     for entry, amount in ledger.rows():
-        pairs = list(zip(amount.reshape(-1).tolist(), scores, strict=False))[:shown]
-        rows.append((entry, words.meaning(entry), [(_part(a, s), f"{a / s:.1%} of the score" if s else "") for a, s in pairs]))
+        pairs = zip(amount.reshape(-1).tolist()[:shown], scores, strict=False)
+        cells = [(_part(a, s), f"{a / s:.1%} of the score" if s else "") for a, s in pairs]
+        rows.append((entry, words.meaning(entry), cells))
     if not ledger.unassigned:
         gaps = ledger.gap.reshape(-1).tolist()[:shown]
-        rows.append(("unaccounted for", "score − inputs − absorbed", [(words.signed(gap, 2), "") for gap in gaps]))
+        rows.append(("unaccounted for", "score − inputs − absorbed", [(words.signed(gap, 1), "") for gap in gaps]))
     columns = [_name(exhibit, index) or "amount" for index in range(shown)]
     return LedgerView(columns, rows, f"{ledger.error:.1e}".replace("-", "−"), words.verdict(ledger.error))
 
 
 def _part(amount: float, score: float) -> str:
-    """A part of a score with as many decimals as the score's own three or four figures have, so that one can add up."""
+    """A part of a score with as many decimals as the score has for its first four figures, so that one can add up."""
     return words.at_scale(amount, abs(score) / 10)
 
 
@@ -349,7 +251,7 @@ def _row(row: Mapping[str, Any], where: str) -> Mapping[str, str]:
     given = ", ".join(f"{k}={v!r}" for k, v in row["parameters"].items())
     rule = "held constant" if row["rule"] == "constant" else f"{row['rule']}({given})"
     line = words.short_line(row.get("line") or "")
-    return {"node": row["node"], "module": row["module"] or "", "line": line, "rule": rule, "reason": where + row["reason"]}
+    return {"node": row["node"], "rule": rule, "reason": where + row["reason"], "module": row["module"], "line": line}
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def at_scale(value: float, scale: float) -> str:
     """A number with its sign and as many decimals as its neighbours of the size of `scale` need."""
     if value == 0 or not math.isfinite(value) or not 1e-5 <= scale < 1e6:
         return signed(value)
-    decimals = max(0, 1 - math.floor(math.log10(scale)))
+    decimals = max(0, 2 - math.floor(math.log10(scale)))
     return f"{value:+.{decimals}f}".replace("-", "−")
 
 

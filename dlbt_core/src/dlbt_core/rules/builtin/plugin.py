@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
+from dlbt_core.plugins.hookspecs import GraphPass, PluginInfo, hookimpl
 from dlbt_core.rules.rule import RuleSet
 
 
@@ -19,6 +19,14 @@ def dlbt_register_rules(add: RuleSet) -> None:
 
     for module in (structural, elementwise, arithmetic, linear):
         module.declare(add)
+
+
+@hookimpl
+def dlbt_graph_passes() -> list[GraphPass]:
+    """Passes that composites may ask for."""
+    from dlbt_core.graph.passes import fold_batch_norm
+
+    return [GraphPass("fold_batch_norm", fold_batch_norm)]
 
 
 @hookimpl

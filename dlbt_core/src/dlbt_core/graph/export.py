@@ -1,0 +1,150 @@
+"""``torch.export`` as the second way in: the program's ops are played to the tape, so that both ways give the same IR."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.fx import Interpreter, Node
+
+from dlbt_core.graph.tape import Expand, Recording, Tape, record
+
+__all__ = ["ExportedModel", "record_exported"]
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_TORCH = os.path.dirname(torch.__file__)
+_INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+
+
+class ExportedModel:
+    """An exported program as something that can be called, recorded and asked for its weights.
+
+    Parameters
+    ----------
+    program
+        What ``torch.export.export`` returned.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self.program = program
+        self.module = program.module()
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The call's arguments by the names the exported model's had.
+
+        Raises
+        ------
+        TypeError
+            If the call has another structure than the one that was exported.
+        """
+        from torch.utils import _pytree as pytree
+
+        given = pytree.tree_structure((args, dict(kwargs)))
+        wanted = self.program.call_spec.in_spec
+        if wanted is not None and given.num_leaves != wanted.num_leaves:
+            raise TypeError(f"the program takes {wanted.num_leaves} tensors, not {given.num_leaves}")
+        names = list(self.program.graph_signature.user_inputs)
+        bound: dict[str, Any] = {}
+        for index, arg in enumerate(args):
+            leaves = pytree.tree_leaves(arg)
+            name, names = names[0] if names else index, names[len(leaves) :]
+            bound[str(name) if isinstance(arg, torch.Tensor) else str(index)] = arg
+        return bound | dict(kwargs)
+
+    def get_submodule(self, path: str) -> Any:
+        """The module that owns the weights under `path`."""
+        return self.module.get_submodule(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
+def record_exported(
+    model: ExportedModel, inputs: Mapping[str, torch.Tensor], args: Any, kwargs: Any, expand: Expand | None = None
+) -> Recording:
+    """Play an exported program to the tape.
+
+    Parameters
+    ----------
+    model
+        The program.
+    inputs
+        Path to input tensor.
+    args, kwargs
+        The call.
+    expand
+        See `dlbt_core.graph.tape.record`.
+    """
+    from torch.utils import _pytree as pytree
+
+    spec = model.program.call_spec
+    ordered = _in_order(kwargs, spec.in_spec)
+    flat = pytree.tree_leaves((args, ordered))
+
+    def run(tape: Tape) -> Any:
+        outputs = _Player(model.module, tape).run(*flat, enable_io_processing=False)
+        return pytree.tree_unflatten(list(outputs), spec.out_spec) if spec.out_spec is not None else outputs
+
+    return record(model.module, inputs, run, expand=expand, own_sites=True)
+
+
+def _in_order(kwargs: Mapping[str, Any], spec: Any) -> dict[str, Any]:
+    """Keyword arguments in the order in which they were exported."""
+    names = spec.child(1).context if spec is not None else None
+    return {name: kwargs[name] for name in names} if names else dict(kwargs)
+
+
+class _Player(Interpreter):  # type: ignore[misc]
+    """Runs a program's nodes one by one, telling the tape in which module each stood."""
+
+    def __init__(self, module: Any, tape: Tape) -> None:
+        super().__init__(module)
+        self._tape = tape
+
+    def run_node(self, n: Node) -> Any:
+        if n.op == "call_function":
+            self._tape.stand_in(_path_of(n), _line_of(n))
+        result = super().run_node(n)
+        if n.op == "call_function":
+            self._tape.saw_output(_path_of(n), result)
+        return result
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        name = getattr(target, "__name__", str(target))
+        if name in _INLINED:
+            return self._inline(name, args)
+        if name in ("_assert_tensor_metadata", "_guards_fn") or "_assert" in str(target):
+            return None
+        return super().call_function(target, args, kwargs)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return None if "_guards_fn" in str(target) else super().call_module(target, args, kwargs)
+
+    def _inline(self, name: str, args: Any) -> Any:
+        """A block that export wrapped: played in place. Grad mode does not matter here; autocast does."""
+        if name == "wrap_with_autocast":
+            device, dtype, enabled, cache, inner, *operands = args
+            with torch.autocast(device, dtype, enabled, cache):
+                return _Player(inner, self._tape).run(*operands, enable_io_processing=False)
+        _, inner, *operands = args
+        return _Player(inner, self._tape).run(*operands, enable_io_processing=False)
+
+
+def _path_of(node: Node) -> list[tuple[str, str]]:
+    """The modules the node stood in, outermost first, as (path, type)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    found = [(path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}") for path, kind in stack.values()]
+    return [(re.sub(r"@\d+$", "", path), kind) for path, kind in found] or [("", "")]
+
+
+def _line_of(node: Node) -> str:
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    frames = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
+    return f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""
+

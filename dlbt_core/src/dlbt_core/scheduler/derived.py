@@ -1,0 +1,59 @@
+"""Values derived from weights alone: computed once, and again when a weight has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlbt_core.graph.ir import Graph, Node
+
+__all__ = ["DerivedWeights", "weights_only"]
+
+_PROBES = 4
+
+
+def weights_only(graph: Graph, nodes: Sequence[Node]) -> frozenset[int]:
+    """Indices of nodes that read at least one weight, and nothing that depends on an input."""
+    known = {value.index for value in graph.values if value.kind in ("parameter", "buffer")}
+    fixed = known | set(graph.constants)
+    found: set[int] = set()
+    for node in nodes:
+        if node.inputs and node.guard is None and not node.many and all(i in fixed for i in node.inputs):
+            fixed.update(o for o in node.outputs if o is not None)
+            if any(i in known for i in node.inputs):
+                found.add(node.index)
+                known.update(o for o in node.outputs if o is not None)
+    return frozenset(found)
+
+
+class DerivedWeights:
+    """Keeps the results of weights-only nodes while the weights stay the same.
+
+    A change is seen by storage, by version counter, and, since writes through ``.data`` leave no version behind, by a few
+    elements of each weight.
+    """
+
+    def __init__(self, sources: Sequence[int]) -> None:
+        self._sources = tuple(sources)
+        self._stamp: tuple[Any, ...] = ()
+        self._probe: Tensor | None = None
+        self.values: dict[int, Tensor] = {}
+
+    def fresh(self, values: Sequence[Any]) -> bool:
+        """Whether what is kept still holds; if not, it is dropped."""
+        tensors = [values[index] for index in self._sources]
+        stamp = tuple((id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        probe = torch.cat([_sample(t) for t in tensors]) if tensors else None
+        same = stamp == self._stamp and (probe is None or (self._probe is not None and torch.equal(probe, self._probe)))
+        if not same:
+            self._stamp, self._probe = stamp, probe
+            self.values.clear()
+        return same
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // _PROBES)][:_PROBES].to(torch.float64)

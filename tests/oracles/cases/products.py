@@ -1,0 +1,54 @@
+"""Elementwise products and quotients."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from oracles.harness import Case, Check, source
+from oracles.sums import elementwise_product
+
+__all__ = ["CHECKS"]
+
+rand = source(3)
+SHAPES = (((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1, 3), (4, 1)), ((2, 3), ()), ((2, 2, 1), (2, 1, 3)))
+
+
+def _both(op: str, name: str, fn: Any, inputs: Any, constants: Any = (), inverse: Any = (), **more: Any) -> list[Check]:
+    case = Case(op, name, fn, inputs, constants, **more)
+    return [
+        Check(case, "uniform", partial(elementwise_product, inverse=inverse)),
+        Check(case, "gradient", partial(elementwise_product, inverse=inverse, uniform=False)),
+    ]
+
+
+def _checks() -> list[Check]:
+    found: list[Check] = []
+    for op, fn in (("mul", torch.mul), ("multiply", torch.multiply)):
+        for left, right in SHAPES:
+            name, rows = f"{left}{right}".replace(" ", ""), left[:1] == (2,)
+            x, y = rand(*left), rand(*right)
+            found += _both(f"aten.{op}", f"left-{name}", fn, (x,), (y,), batched=rows and len(right) <= len(left))
+            found += _both(f"aten.{op}", f"right-{name}", lambda b, a, fn=fn: fn(a, b), (y,), (x,))
+            found += _both(f"aten.{op}", f"both-{name}", fn, (x, y), batched=right[:1] == (2,))
+        x = rand(2, 3)
+        found += _both(f"aten.{op}", "itself", fn, (x,), slots=(0, 0), batched=True)
+        found += _both(f"aten.{op}", "number", lambda a, fn=fn: fn(a, -1.5), (x,), batched=True)
+        found += _both(f"aten.{op}", "integers", fn, (x,), (torch.tensor([2, -1, 3]),), batched=True)
+        found += _both(f"aten.{op}", "truth", fn, (x,), (torch.tensor([True, False, True]),), batched=True)
+    for op, fn in (("div", torch.div), ("divide", torch.divide), ("true_divide", torch.true_divide)):
+        for left, right in SHAPES:
+            name = f"{left}{right}".replace(" ", "")
+            x, y = rand(*left), rand(*right) + 0.1
+            rows = len(right) <= len(left) and right[:1] != (2,)
+            found += _both(f"aten.{op}", f"over-constant-{name}", fn, (x,), (y,), batched=rows)
+            found += _both(f"aten.{op}", f"constant-over-{name}", lambda b, a, fn=fn: fn(a, b), (y,), (x,), (0,))
+            found += _both(f"aten.{op}", f"both-{name}", fn, (x, y), inverse=(1,), batched=right[:1] == (2,))
+        found += _both(f"aten.{op}", "itself", fn, (rand(2, 3),), inverse=(1,), slots=(0, 0), batched=True)
+        found += _both(f"aten.{op}", "number", lambda a, fn=fn: fn(a, -1.5), (rand(2, 3),), batched=True)
+    return found
+
+
+CHECKS = _checks()

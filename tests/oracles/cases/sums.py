@@ -1,0 +1,154 @@
+"""Sums of values and over dimensions, and picking."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from oracles.harness import Case, Check, source
+from oracles.picks import all_equal, by_index, of_two, picked
+from oracles.sums import elementwise_sum, sum_of_products
+
+__all__ = ["CHECKS"]
+
+T = torch.ops.aten
+rand = source(4)
+EPSILONS = (0.0, 1e-6, 0.25)
+
+
+def _of_terms(op: str, name: str, fn: Any, inputs: Any, constants: Any, terms: Any, **more: Any) -> list[Check]:
+    case = Case(op, name, fn, inputs, constants, **more)
+    found = [Check(case, "epsilon", partial(elementwise_sum, terms=terms, epsilon=e), {"epsilon": e}) for e in EPSILONS]
+    return [*found, Check(case, "gradient", partial(elementwise_sum, terms=terms))]
+
+
+def _added(op: str, fn: Any, first: float, second: float, label: str) -> list[Check]:
+    """z = first * a + second * b."""
+    found: list[Check] = []
+    for left, right in (((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1, 3), (4, 1)), ((2, 3), ()), ((3,), (2, 3))):
+        name = f"{label}-{left}{right}".replace(" ", "")
+        x, y = rand(*left), rand(*right)
+        rows = left[:1] == (2,) and len(right) <= len(left)
+        found += _of_terms(op, f"left-{name}", fn, (x,), (y,), lambda a, b: (first * a, second * b),
+                           batched=rows and right[:1] != (2,))  # fmt: skip
+        found += _of_terms(op, f"right-{name}", lambda b, a: fn(a, b), (y,), (x,), lambda b, a: (second * b, first * a))
+        found += _of_terms(op, f"both-{name}", fn, (x, y), (), lambda a, b: (first * a, second * b),
+                           batched=rows and right[:1] == (2,))  # fmt: skip
+    found += _of_terms(op, f"itself-{label}", fn, (rand(2, 3) + (0.0 if first + second else 2.0),), (),
+                       lambda a, b: (first * a, second * b), slots=(0, 0), batched=True) if first + second else []  # fmt: skip
+    number = torch.tensor(0.7, dtype=torch.float64)
+    found += _of_terms(op, f"number-{label}", lambda a: fn(a, 0.7), (rand(2, 3),), (),
+                       lambda a: (first * a, second * number), batched=True)  # fmt: skip
+    return found
+
+
+def _additions() -> list[Check]:
+    found = _added("aten.add", torch.add, 1.0, 1.0, "plain")
+    found += _added("aten.add", partial(torch.add, alpha=-0.5), 1.0, -0.5, "alpha")
+    found += _added("aten.sub", torch.sub, 1.0, -1.0, "plain")
+    found += _added("aten.sub", partial(torch.sub, alpha=2.5), 1.0, -2.5, "alpha")
+    found += _added("aten.subtract", torch.subtract, 1.0, -1.0, "plain")
+    found += _added("aten.rsub", torch.rsub, -1.0, 1.0, "plain")
+    found += _added("aten.rsub", partial(torch.rsub, alpha=0.5), -0.5, 1.0, "alpha")
+    index = torch.tensor([0, 2, 2])
+    places = torch.tensor([[0, 1, 1], [2, 0, 0]])
+    additive: list[tuple[str, str, Any, Any, Any, tuple[int, ...], bool]] = [
+        ("index_add", "both", lambda a, s, i: torch.index_add(a, 1, i, s), (rand(2, 4), rand(2, 3)), (index,), (0, 1), True),
+        ("index_add", "alpha", lambda a, s, i: torch.index_add(a, 1, i, s, alpha=-0.5), (rand(2, 4), rand(2, 3)), (index,),
+         (0, 1), True),
+        ("index_add", "source-constant", lambda a, s, i: torch.index_add(a, 0, i, s), (rand(4, 2),), (rand(3, 2), index), (0,),
+         False),
+        ("index_add", "self-constant", lambda s, a, i: torch.index_add(a, 0, i, s), (rand(3, 2),), (rand(4, 2), index), (0,),
+         False),
+        ("scatter_add", "both", lambda a, s, i: torch.scatter_add(a, 1, i, s), (rand(2, 4), rand(2, 3)), (places,), (0, 1),
+         False),
+        ("scatter_add", "source-constant", lambda a, s, i: torch.scatter_add(a, 1, i, s), (rand(2, 4),), (rand(2, 3), places),
+         (0,), False),
+        ("scatter_add", "self-constant", lambda s, a, i: torch.scatter_add(a, 1, i, s), (rand(2, 3),), (rand(2, 4), places),
+         (0,), False),
+    ]  # fmt: skip
+    for op, name, fn, inputs, constants, slots, rows in additive:
+        case = Case(f"aten.{op}", name, fn, inputs, constants, batched=rows)
+        found += [
+            Check(case, "epsilon", partial(sum_of_products, epsilon=e, additive=slots, offset_name="constant"), {"epsilon": e})
+            for e in EPSILONS
+        ]
+        found.append(Check(case, "gradient", partial(sum_of_products, additive=slots, offset_name="constant")))
+    return found
+
+
+def _maps() -> list[Check]:
+    """Linear maps of one tensor: R_i = x_i w_ji / z_j R_j with weights 1, 1 / n or -1."""
+    x = rand(2, 3, 2)
+    rows: list[tuple[str, str, Any]] = [
+        ("neg", "all", torch.neg), ("negative", "all", torch.negative),
+        ("sum", "last", lambda a: a.sum(-1)), ("sum", "two", lambda a: a.sum((1, 2), keepdim=True)),
+        ("sum", "kept", lambda a: a.sum(1, keepdim=True)), ("sum", "to-float64", lambda a: a.sum(1, dtype=torch.float64)),
+        ("mean", "last", lambda a: a.mean(-1)), ("mean", "two", lambda a: a.mean((1, 2))),
+        ("mean", "kept", lambda a: a.mean(1, keepdim=True)),
+        ("cumsum", "1", lambda a: a.cumsum(1)), ("cumsum", "last", lambda a: a.cumsum(-1)),
+        ("diff", "last", lambda a: torch.diff(a)), ("diff", "twice", lambda a: torch.diff(a, n=2, dim=1)),
+    ]  # fmt: skip
+    whole: list[tuple[str, str, Any, Any]] = [
+        ("sum", "all", torch.sum, (2, 3)), ("sum", "first", lambda a: a.sum(0), (3, 2)), ("mean", "all", torch.mean, (2, 3)),
+        ("mean", "first", lambda a: a.mean(0), (3, 2)), ("cumsum", "first", lambda a: a.cumsum(0), (3, 2)),
+        ("sum", "empty-dims", lambda a: a.sum(()), (2, 3)), ("trace", "square", torch.trace, (3, 3)), ("trace", "wide", torch.trace, (2, 4)),
+    ]  # fmt: skip
+    cases = [Case(f"aten.{op}", name, fn, (x,), batched=True) for op, name, fn in rows]
+    cases += [Case(f"aten.{op}", name, fn, (rand(*shape),)) for op, name, fn, shape in whole]
+    ends = rand(2, 1)
+    cases.append(Case("aten.diff", "between-constants", _diff, (rand(2, 3),), (ends, rand(2, 2))))
+    cases.append(Case("aten.diff", "all-carry", _diff, (rand(2, 3), rand(2, 1), rand(2, 2)), batched=True))
+    found = []
+    for case in cases:
+        slots = tuple(range(len(case.inputs)))
+        found.append(Check(case, "gradient", partial(sum_of_products, additive=slots, offset_name="constant")))
+    return found
+
+
+def _diff(x: Any, before: Any, after: Any) -> Any:
+    return torch.diff(x, prepend=before, append=after)
+
+
+def _picks() -> list[Check]:
+    found: list[Check] = []
+    tied = torch.tensor([[1.0, 3.0, 3.0, -2.0], [0.5, 0.5, -1.0, -1.0]], dtype=torch.float64)
+
+    def add(op: str, name: str, fn: Any, inputs: Any, owners: Any, constants: Any = (), **more: Any) -> None:
+        case = Case(f"aten.{op}", name, fn, inputs, constants, **more)
+        found.append(Check(case, "gradient", partial(picked, owners=owners)))
+
+    for name, x in (("random", rand(2, 4)), ("ties", tied)):
+        for op in ("max", "min"):
+            fn = getattr(torch, op)
+            add(op, f"last-{name}", lambda a, fn=fn: fn(a, -1), (x,), by_index(-1), batched=True)
+            add(op, f"first-{name}", lambda a, fn=fn: fn(a, 0, keepdim=True), (x,), by_index(0))
+            add(op, f"all-{name}", fn, (x,), all_equal(None))
+            amost = getattr(torch, f"a{op}")
+            add(f"a{op}", f"last-{name}", lambda a, fn=amost: fn(a, -1), (x,), all_equal((-1,)), batched=True)
+            add(f"a{op}", f"kept-{name}", lambda a, fn=amost: fn(a, 0, keepdim=True), (x,), all_equal((0,)))
+            add(f"a{op}", f"two-{name}", lambda a, fn=amost: fn(a, (0, 1)), (x,), all_equal((0, 1)))
+        add("median", f"last-{name}", lambda a: torch.median(a, -1), (x,), by_index(-1), batched=True)
+        add("median", f"all-{name}", torch.median, (x,), all_equal(None))
+        add("kthvalue", f"last-{name}", lambda a: torch.kthvalue(a, 2, -1), (x,), by_index(-1), batched=True)
+        add("kthvalue", f"kept-{name}", lambda a: torch.kthvalue(a, 1, 0, keepdim=True), (x,), by_index(0))
+        add("topk", f"last-{name}", lambda a: torch.topk(a, 2), (x,), by_index(-1), batched=True)
+        add("topk", f"smallest-{name}", lambda a: torch.topk(a, 1, 0, largest=False), (x,), by_index(0))
+        add("sort", f"last-{name}", lambda a: torch.sort(a), (x,), by_index(-1), batched=True)
+        add("sort", f"down-{name}", lambda a: torch.sort(a, 1, descending=True), (x,), by_index(1), batched=True)
+        add("sort", f"stable-{name}", lambda a: torch.sort(a, dim=0, stable=True), (x,), by_index(0))
+    for op in ("maximum", "minimum", "fmax", "fmin", "max", "min"):
+        fn = getattr(torch, op)
+        if op in ("max", "min"):
+            fn = getattr(T, op).other
+        other = torch.tensor([0.5, 3.0, -4.0, -2.0], dtype=torch.float64)
+        add(op, "binary-both", fn, (tied, rand(2, 4)), of_two, batched=True)
+        add(op, "binary-broadcast", fn, (tied, other), of_two)
+        add(op, "binary-constant", fn, (tied,), of_two, (other,), batched=True)
+        add(op, "binary-constant-first", lambda y, x, fn=fn: fn(x, y), (rand(2, 4),), of_two, (rand(4),), batched=True)
+    return found
+
+
+CHECKS = [*_additions(), *_maps(), *_picks()]
