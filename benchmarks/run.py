@@ -80,7 +80,7 @@ def steady(names: list[str], repeats: int, device: str) -> Table:
             "gxi": dlbt.Explainer(model, "gradient_times_input"),
         }
         runs: dict[str, Callable[[], Any]] = {"autograd": autograd(shape, model, inputs)}
-        runs |= {n: (lambda e=e: e(**inputs, target=target)) for n, e in explainers.items()}
+        runs |= {n: (lambda e=e, i=inputs, t=target: e(**i, target=t)) for n, e in explainers.items()}
         times = interleaved(runs, repeats)
         base = times.pop("autograd")
         table.add_row(name, f"{base * 1e3:.0f} ms", *(f"{t / base:.2f}" for t in times.values()), f"{LIMIT}")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from zoo import ZOO, make, rows
 
 import dlbt_core as dlbt
+from zoo import ZOO, make, rows
 
 NAMES = list(ZOO)
 _KINKS = 3.0

@@ -74,10 +74,7 @@ class Branching(nn.Module):
         self.up, self.down, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.sum() > 0:
-            x = torch.relu(self.up(x))
-        else:
-            x = torch.sigmoid(self.down(x))
+        x = torch.relu(self.up(x)) if x.sum() > 0 else torch.sigmoid(self.down(x))
         for _ in range(int(x.abs().mean().item() * 0) + 2):
             x = x * 1.5
         return self.head(x)

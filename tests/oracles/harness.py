@@ -108,6 +108,7 @@ class Check:
     oracle: Oracle
     parameters: Mapping[str, Any] = field(default_factory=dict)
     composite: str = "attnlrp"
+    tolerance: float = TOLERANCE
 
     @property
     def id(self) -> str:
@@ -218,12 +219,12 @@ def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: 
     expected = check.oracle(case, Arriving(masks, R, z))
     scale = max(1.0, *(float(r.abs().max()) for r in R if r.numel()))
     for name, got, want in zip("abcd", relevances(explanation, case), expected.inputs, strict=False):
-        assert_near(got, want, scale, f"{check.id}: relevance of input {name}")
+        assert_near(got, want, scale, f"{check.id}: relevance of input {name}", check.tolerance)
     found = amounts(explanation, case.batched)
     for name in sorted({*found, *expected.absorbed}):
         want = expected.absorbed.get(name, torch.zeros((), dtype=torch.float64))
         want = want.reshape(len(explanation.score), -1).sum(1) if case.batched and want.dim() else want.sum()
-        assert_near(found.get(name, torch.zeros_like(want)), want, scale, f"{check.id}: absorbed by {name!r}")
+        assert_near(found.get(name, torch.zeros_like(want)), want, scale, f"{check.id}: absorbed by {name!r}", check.tolerance)
     assert_books(explanation, check.id, audit)
     return explanation
 

@@ -28,13 +28,14 @@ def test_copies_of_relevances(check: Check, plugins: Plugins) -> None:
     steps = [s for s in explanation.plan.steps if s.node.op.startswith(case.op + ".")]
     assert steps
     assert all(s.takes(explanation.plan.forms, explanation.plan.graph) == "relevance" for s in steps)
+    tolerance = 1e-10 if all(z.dtype == torch.float64 for z in case.outputs()) else 1e-6
     expected = check.oracle(Case(case.op, case.name, case.fn, case.inputs, case.constants, case.slots), Arriving([], R, []))
     for got, want in zip(relevances(explanation, case), expected.inputs, strict=True):
-        assert_near(got, want, 1.0, check.id)
+        assert_near(got, want, 1.0, check.id, tolerance)
     found = amounts(explanation, batched=False)
     want = expected.absorbed["constant"]
-    assert_near(found.get("constant", torch.zeros_like(want)), want, 1.0, f"{check.id}: absorbed by constants")
-    assert_books(explanation, check.id)
+    assert_near(found.get("constant", torch.zeros_like(want)), want, 1.0, f"{check.id}: absorbed by constants", tolerance)
+    assert_books(explanation, check.id, tolerance=tolerance)
 
 
 def test_stop_books_relevance_in_both_forms(plugins: Plugins) -> None:
@@ -83,8 +84,8 @@ def test_what_the_quotient_keeps_is_booked(plugins: Plugins) -> None:
 
 
 def test_multiplier_becomes_relevance_exactly(plugins: Plugins) -> None:
-    """The probe takes relevance; what arrives at its output is a multiplier. Also where the value is 0 or infinite."""
-    x, w, v = rand(2, 3), _weights(3), rand(2)
+    """The probe takes relevance; what arrives at its output is a multiplier."""
+    x, w = rand(2, 3), _weights(3)
     mask = torch.tensor([[2.0], [-0.5]], dtype=torch.float64)
     rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("testplugin:probe"))]
     explanation = dlbt.explain(
@@ -94,7 +95,6 @@ def test_multiplier_becomes_relevance_exactly(plugins: Plugins) -> None:
     R = 3.0 * mask * (x @ w.T)
     assert_near(explanation.inputs["a"], R @ w, 1.0, "m -> R")
     assert_books(explanation, "m -> R")
-    del v
 
 
 def test_messages_of_both_forms_meet_as_relevance(plugins: Plugins) -> None:

@@ -306,7 +306,8 @@ def _usable(tensor: Tensor) -> Tensor:
 def _acts_in_training(module: torch.nn.Module) -> bool:
     """Whether train mode changes what the module computes."""
     dropout = torch.nn.modules.dropout._DropoutNd
-    if isinstance(module, dropout) or isinstance(module, torch.nn.RNNBase):
-        return bool(module.p if isinstance(module, dropout) else module.dropout)
+    if isinstance(module, dropout):
+        return bool(module.p)
+    if isinstance(module, torch.nn.RNNBase):
+        return bool(module.dropout)
     return isinstance(module, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU))
-

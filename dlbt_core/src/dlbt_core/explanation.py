@@ -74,14 +74,17 @@ class Explanation:
         if len(several) == 1:
             return self.layers[several[0]]
         if several:
-            raise DlbtError(f"module {name!r} has several outputs.\n  fix  at() one of: {', '.join(map(repr, several))}.")
+            raise DlbtError(
+                f"module {name!r} has several outputs.\n  fix  at() one of: {', '.join(map(repr, several))}."
+            )
         import difflib
 
         near = difflib.get_close_matches(name, list(self.layers), 3)
         hint = f" Close: {', '.join(map(repr, near))}." if near else ""
         raise DlbtError(
-            f"no relevance was kept for {name!r}.{hint}\n  fix  explain(..., layers='modules') keeps every module's output, layers='all' every node's, "
-            "layers=['encoder.*'] those that match; 'blocks', the default, modules made of other modules."
+            f"no relevance was kept for {name!r}.{hint}\n  fix  explain(..., layers='modules') keeps every module's output, "
+            "layers='all' every node's, layers=['encoder.*'] those that match; 'blocks', the default, those of modules made "
+            "of other modules."
         )
 
     @property
@@ -117,7 +120,9 @@ class Explanation:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(r.shape)}" for name, r in self.inputs.items())
         scores = ", ".join(f"{s:.4g}" for s in self.score.tolist()[:4]) + (", ..." if self.score.numel() > 4 else "")
-        absorbed = ", ".join(f"{k} {float(v.sum()):+.3g}" for k, v in list(self.ledger.absorbed.items())[:4]) or "nothing"
+        absorbed = (
+            ", ".join(f"{k} {float(v.sum()):+.3g}" for k, v in list(self.ledger.absorbed.items())[:4]) or "nothing"
+        )
         return (
             f"<Explanation of {self.target}: score {scores}; inputs {shapes}; absorbed {absorbed}; "
             f"ledger error {self.ledger.error:.1e}; {self.plan!r}>"

@@ -155,5 +155,3 @@ def _assemble(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Explan
         outputs=group("output"),
         layers=group("layer"),
     )
-
-

@@ -122,7 +122,11 @@ class ClassTarget(Target):
         if out.dim() == 0:
             return torch.ones_like(out), []
         if out.dim() == 1:
-            index = out.argmax()[None] if self.index is None else _per_sample(self.index, out.shape[0], 1, "class", out.device)
+            index = (
+                out.argmax()[None]
+                if self.index is None
+                else _per_sample(self.index, out.shape[0], 1, "class", out.device)
+            )
             return _one_hot(out, (index,)), index.tolist()
         if isinstance(self.index, tuple):
             return self._at_place(out)
@@ -291,7 +295,7 @@ def as_target(value: Any) -> Target | FunctionTarget:
     """
     if isinstance(value, (Target, FunctionTarget)):
         return value
-    if value is None or isinstance(value, (int, Tensor)) and not isinstance(value, bool):
+    if value is None or (isinstance(value, (int, Tensor)) and not isinstance(value, bool)):
         return ClassTarget(value)
     if isinstance(value, (list, tuple)) and all(isinstance(v, int) and not isinstance(v, bool) for v in value):
         return ClassTarget(torch.tensor(value))

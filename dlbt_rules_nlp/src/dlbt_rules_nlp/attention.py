@@ -19,17 +19,16 @@ _SDPA = "aten.scaled_dot_product_attention"
 def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
+    @add.rule(*_SOFTMAX, variant="gradient", absorbs=("softmax",), reads=("pullback", "carrying", "output"))
     @add.rule(*_SOFTMAX, variant="taylor", absorbs=("softmax",), default=True, reads=("pullback", "carrying", "output"))
     def taylor(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = x_i (R_i - s_i sum_j R_j).  Achtibat et al. 2024, prop. 3.1; the expansion's bias absorbs the rest."""
+        """R_i = x_i (R_i - s_i sum_j R_j).  Achtibat et al. 2024, prop. 3.1; the expansion's bias absorbs the rest.
+
+        On multipliers this is the op's gradient, so it goes by both names.
+        """
         (name,) = ctx.carries
         ctx.absorb("softmax", m, _expansion_bias(ctx.args[name], ctx.output, ctx.args["dim"]))
         return ctx.vjp(m)
-
-    @add.rule(*_SOFTMAX, variant="gradient", absorbs=("softmax",), reads=("pullback", "carrying", "output"))
-    def softmax_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """m_i = sum_j s_j (delta_ij - s_i) m_j: the op's gradient, which is the Taylor rule on multipliers."""
-        return taylor(ctx, m)
 
     @add.rule(*_LOG_SOFTMAX, variant="gradient", absorbs=("softmax",), default=True,
               reads=("pullback", "carrying", "output"))  # fmt: skip
@@ -39,7 +38,9 @@ def declare(add: RuleSet) -> None:
         ctx.absorb_rest("softmax", m, handed)
         return handed
 
-    @add.rule(_SDPA, variant="attnlrp", absorbs=("softmax",), default=True, reads=("pullback", "query", "key", "output"))
+    @add.rule(
+        _SDPA, variant="attnlrp", absorbs=("softmax",), default=True, reads=("pullback", "query", "key", "output")
+    )
     def attnlrp(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """Half to values, half through the softmax, of which half to queries and half to keys.
 
@@ -47,9 +48,10 @@ def declare(add: RuleSet) -> None:
         (Arras et al. 2025). Masks, causality, grouped heads and the scale are the kernel's own.
         """
         handed = ctx.vjp(m)
-        logits = [name for name in ("query", "key") if name in ctx.carries]
+        logits: list[str] = [name for name in ("query", "key") if name in ctx.carries]
         share = 1.0 / (bool(logits) + ("value" in ctx.carries))
-        weights = {"value": share, "attn_mask": share, **dict.fromkeys(logits, share / max(len(logits), 1))}
+        weights: dict[str, float] = {"value": share, "attn_mask": share}
+        weights.update(dict.fromkeys(logits, share / max(len(logits), 1)))
         result = {name: given * weights[name] for name, given in handed.items()}
         _absorb_softmax(ctx, m, share, logits, result)
         return result
@@ -80,5 +82,3 @@ def _absorb_softmax(ctx: RuleContext, m: Tensor, share: float, logits: list[str]
     ctx.absorb_at(name, "softmax", handed[name] * -float(len(logits)), ctx.args[name])
     if "attn_mask" in handed:
         ctx.absorb_at("attn_mask", "softmax", -handed["attn_mask"], ctx.args["attn_mask"])
-
-

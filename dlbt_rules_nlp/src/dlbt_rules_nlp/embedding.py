@@ -15,12 +15,7 @@ __all__ = ["declare"]
 def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
-    @add.rule("aten.embedding", variant="sum", takes="multiplier", gives="relevance", default=True, reads=("output",))
+    @add.rule("aten.embedding", variant="gradient", gives="relevance", default=True, reads=("output",))
     def summed(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_t = sum_d e_td m_td: a token's relevance is the sum over its vector."""
         return {"indices": multiply(ctx.output, m).sum(-1)}
-
-    @add.rule("aten.embedding", variant="gradient", takes="multiplier", gives="relevance", reads=("output",))
-    def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_t = sum_d e_td m_td: gradient times input, summed over the vector."""
-        return summed(ctx, m)

@@ -120,7 +120,7 @@ def as_choices(choices: Any) -> tuple[Choice, ...]:
     for choice in found:
         if len(choice) != 2 or not isinstance(choice[0], Select) or not isinstance(choice[1], Use):
             raise DlbtError(f"a choice is a pair (Select(...), Use(...)), not {choice!r}.")
-    return found  # type: ignore[return-value]
+    return found
 
 
 Factory = Callable[[Graph, Facts], Composite]

@@ -45,7 +45,9 @@ def declare(add: CompositeSet) -> None:
 
     @add.factory("auto", "chosen from what the recorded model does", "core")
     def auto(graph: Graph, facts: Facts) -> Composite:
-        attention = bool(facts.named.get("attention_weights")) or any(packet(n.op) in _ATTENTION_OPS for n in graph.nodes)
+        attention = bool(facts.named.get("attention_weights")) or any(
+            packet(n.op) in _ATTENTION_OPS for n in graph.nodes
+        )
         if attention:
             return replace(ATTNLRP, name="auto -> attnlrp", note="the model has attention")
         return replace(epsilon(0.0), name="auto -> epsilon", note="the model has no attention; epsilon = 0, i.e. LRP-0")

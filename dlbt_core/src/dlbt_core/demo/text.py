@@ -175,8 +175,8 @@ def text_section(steps: Steps, sentences: Sequence[str] = SENTENCES) -> Section:
         tables=(_cosine_table(sentences, names, cosines),),
         exhibits=(
             _with_heading(all_best, "Each sentence for its best topic",
-                          "Frames of dashes mark tokens that are no text: the tokenizer adds them. The sentences were explained "
-                          "as one batch; the positions not shown are padding."),
+                          "Frames of dashes mark tokens that are no text: the tokenizer adds them. The sentences were "
+                          "explained as one batch; the positions not shown are padding."),
             _with_heading(contrast, "Best topic against the runner-up",
                           f"{pair[0]}: the difference of the two cosines. Warm tokens speak for the first topic rather "
                           "than the second, cool ones the other way round."),

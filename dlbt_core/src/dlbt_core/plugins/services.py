@@ -31,7 +31,7 @@ def _is_composite(op: Any) -> bool:
     """Whether torch itself runs the op as a function of other ops."""
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     views = any(a.alias_info is not None for a in op._schema.arguments)
-    return not views and key in op.py_kernels or (not views and op.has_kernel_for_dispatch_key(key))
+    return (not views and key in op.py_kernels) or (not views and op.has_kernel_for_dispatch_key(key))
 
 
 def graph_pass(plugins: Plugins, name: str) -> Callable[..., Any]:

@@ -42,7 +42,7 @@ class _Entry(torch.autograd.Function):
     """Lets a tensor enter a graph of its own. Unlike a leaf, its node does not keep the tensor alive."""
 
     @staticmethod
-    def forward(ctx: Any, seed: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, seed: Tensor, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
@@ -73,6 +73,7 @@ class Pullback:
         return entered
 
     def __call__(self, cotangents: Sequence[Tensor | None]) -> dict[tuple[str, int | None], Tensor | None]:
+        """The products by (argument, item), for one cotangent per result."""
         pairs = [(o, c) for o, c in zip(self._outputs, cotangents, strict=True) if o is not None and c is not None]
         if not pairs:
             return dict.fromkeys(self._edges)
@@ -145,9 +146,7 @@ class RuleContext:
 
     def constants(self) -> dict[str, Tensor]:
         """Tensor arguments that carry no relevance, by name."""
-        return {
-            name: arg for name, arg in self.args.items() if isinstance(arg, Tensor) and name not in self.carries
-        }
+        return {name: arg for name, arg in self.args.items() if isinstance(arg, Tensor) and name not in self.carries}
 
     def call(self, /, **replace: Any) -> Any:
         """Redo the op with some arguments replaced."""
@@ -216,7 +215,7 @@ class RuleContext:
             return tuple(o for o, c in zip(outs, cotangents, strict=True) if c is not None)
 
         primals = [args[name] if item is None else args[name][item] for name, item in keys]
-        _, pull = torch.func.vjp(run, *primals)
+        pull = torch.func.vjp(run, *primals)[1]
         return dict(zip(keys, pull(tuple(c for c in cotangents if c is not None)), strict=True))
 
     def damp(self, m: Tensor, epsilon: float) -> Tensor:
@@ -224,7 +223,7 @@ class RuleContext:
         if epsilon == 0:
             return m
         size = self.output.abs()
-        damped = m * (size / (size + epsilon))
+        damped: Tensor = m * (size / (size + epsilon))
         self.absorb("epsilon", m - damped, self.output)
         return damped
 
@@ -284,7 +283,9 @@ class RuleContext:
                 items = zeros.setdefault(argument, list(self.args[argument]))
                 items[item] = zero
         offset = self.call(**zeros)
-        pairs = zip(m, offset, self.node.outputs, strict=True) if self.node.many else [(m, offset, self.node.outputs[0])]
+        pairs = (
+            zip(m, offset, self.node.outputs, strict=True) if self.node.many else [(m, offset, self.node.outputs[0])]
+        )
         for message, part, value_index in pairs:
             if message is not None:
                 self._books.absorb(self.node, name, message, part, value_index)

@@ -11,6 +11,7 @@ from dlbt_core.errors import OpKeyError
 __all__ = ["OpKey"]
 
 _DOTTED = re.compile(r"^(?P<ns>\w+)\.(?P<name>\w+)(?:\.(?P<overload>\w+))?$")
+_IN_PLACE_OPERATORS = {"__iand__": "__and__", "__ior__": "__or__", "__ixor__": "__xor__"}
 _COLONS = re.compile(r"^(?P<ns>\w+)::(?P<name>\w+)(?:\.(?P<overload>\w+))?$")
 
 
@@ -53,9 +54,9 @@ class OpKey:
         return found._refuse_mutation()
 
     def _refuse_mutation(self) -> OpKey:
-        inplace = self.name.endswith("_") and not self.name.endswith("__")
+        inplace = (self.name.endswith("_") and not self.name.endswith("__")) or self.name in _IN_PLACE_OPERATORS
         if inplace or self.overload == "out" or self.overload.endswith("_out"):
-            name = self.name.rstrip("_") if inplace else self.name
+            name = _IN_PLACE_OPERATORS.get(self.name, self.name.rstrip("_")) if inplace else self.name
             overload = "" if "out" in self.overload else self.overload
             kind = "an in-place" if inplace else "an out="
             raise OpKeyError(

@@ -109,7 +109,8 @@ class Registry:
     def _no_variant(self, op: str, variant: str, asked_by: str) -> str:
         has = [f"{plugin}:{name}" for name, plugins in sorted(self.variants(op).items()) for plugin in sorted(plugins)]
         asked = f" (asked by {asked_by})" if asked_by else ""
-        known = "" if self.any_offers(variant) else f"\n  No op has it. Known variants: {', '.join(self.variant_names())}"
+        name = variant.rpartition(":")[2]
+        known = "" if self.any_offers(name) else f"\n  No op has it. Known variants: {', '.join(self.variant_names())}"
         return f"{op} has no variant {variant!r}{asked}.\n  It has: {', '.join(has) or 'none'}{known}"
 
     def table(self) -> list[dict[str, Any]]:

@@ -42,7 +42,9 @@ class Parameter:
         if float in allowed and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         for option in allowed:
-            if option is Any or value == option or (isinstance(option, type) and type(value) is option):
+            if option is Any or (isinstance(option, type) and type(value) is option):
+                return value
+            if type(value) is type(option) and value == option:
                 return value
         names = ", ".join(o.__name__ if isinstance(o, type) else repr(o) for o in allowed)
         raise UnknownParameterError(f"{rule}: parameter {self.name!r} takes {names}, not {value!r}.")
@@ -70,7 +72,11 @@ class Provenance:
     version: str = "0"
 
     def __str__(self) -> str:
-        return f"{self.plugin} ({self.distribution} {self.version})"
+        return (
+            f"{self.plugin} (by hand)"
+            if self.distribution == "(local)"
+            else f"{self.plugin} ({self.distribution} {self.version})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,9 @@ class Rule:
         if unknown:
             has = ", ".join(self.parameters) or "no parameters"
             raise UnknownParameterError(f"{self.op}#{self.variant} has no parameter {unknown[0]!r}. It has: {has}.")
-        values = {p.name: p.check(given[p.name], self.id) if p.name in given else p.default for p in self.parameters.values()}
+        values = {
+            p.name: p.check(given[p.name], self.id) if p.name in given else p.default for p in self.parameters.values()
+        }
         return MappingProxyType(values)
 
     def __str__(self) -> str:
@@ -201,6 +209,12 @@ class RuleSet:
                         f"plugin {self.source.plugin!r} declares {key}#{variant} twice:\n"
                         f"  first   {known.location}\n  second  {location}"
                     )
+                other = next((r for r in self._rules.values() if default and r.default and r.op == key), None)
+                if other is not None:
+                    raise DuplicateRuleError(
+                        f"plugin {self.source.plugin!r} declares two default rules for {key}: {other.variant} and {variant}:\n"
+                        f"  first   {other.location}\n  second  {location}"
+                    )
                 self._rules[key, variant] = Rule(
                     key, variant, function, takes, gives or takes, tuple(absorbs), default, reads, parameters,
                     self.source, location, streams,
@@ -220,8 +234,10 @@ def _parameters_of(function: RuleFunction) -> Mapping[str, Parameter]:
     """The parameters of a rule: keyword-only, each with a default of a plain type."""
     name = getattr(function, "__name__", repr(function))
     signature = list(inspect.signature(function).parameters.values())
-    hints = _hints(function)
     found: dict[str, Parameter] = {}
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if len(signature) < 2 or any(parameter.kind not in positional for parameter in signature[:2]):
+        raise RuleContractError(f"{name}: a rule takes (ctx, message) and keyword-only parameters.")
     for parameter in signature[2:]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise RuleContractError(f"{name}: *args and **kwargs are refused: the signature lists a rule's parameters.")
@@ -235,18 +251,19 @@ def _parameters_of(function: RuleFunction) -> Mapping[str, Parameter]:
                 f"{name}: the default of {parameter.name!r} must be a bool, int, float, str or None, "
                 f"not {type(parameter.default).__name__}."
             )
-        annotation = hints.get(parameter.name, type(parameter.default))
-        found[parameter.name] = Parameter(parameter.name, parameter.default, annotation)
-    if len(signature) < 2:
-        raise RuleContractError(f"{name}: a rule takes (ctx, message) and keyword-only parameters.")
+        found[parameter.name] = Parameter(parameter.name, parameter.default, _hint(function, parameter))
     return MappingProxyType(found)
 
 
-def _hints(function: RuleFunction) -> Mapping[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except NameError:
-        return {}
+def _hint(function: RuleFunction, parameter: inspect.Parameter) -> Any:
+    """The annotation of one parameter, resolved on its own: another one's may name what only type checkers import."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, getattr(inspect.unwrap(function), "__globals__", {}))
+        except NameError:
+            return type(parameter.default)
+    return type(parameter.default) if annotation is inspect.Parameter.empty else annotation
 
 
 def _location_of(function: Any) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dlbt_core.errors import CaptureError, DlbtError, InputError
-from dlbt_core.graph.facts import Analyser, Facts, analyse, explainable
 from dlbt_core.graph.export import ExportedModel, record_exported
+from dlbt_core.graph.facts import Analyser, Facts, analyse, explainable
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.samples import SampleAxis, sample_axes
 from dlbt_core.graph.structure import leaves, rebuilder
@@ -161,9 +161,7 @@ def fingerprint(model: Any) -> tuple[Any, ...]:
         return (model,)
     found: list[Any] = []
     for module in model.modules():
-        plain = tuple(
-            (k, v) for k, v in module.__dict__.items() if v is None or type(v) in (bool, int, float, str)
-        )
+        plain = tuple((k, v) for k, v in module.__dict__.items() if v is None or type(v) in (bool, int, float, str))
         hooks = (len(module._forward_hooks), len(module._forward_pre_hooks))
         found.append((module, plain, hooks, len(module._parameters), len(module._buffers)))
     return tuple(found)

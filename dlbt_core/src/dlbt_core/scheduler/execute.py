@@ -114,7 +114,9 @@ def _program(found: Capture, explained: Iterable[str], job: Job) -> _Program:
         found = _passed(found, composite, job)
     resolver = Resolver(found.graph, found.facts, job.plugins.registry, composite, job.layers, job.fallback)
     outputs = tuple(found.graph.outputs[path] for path in paths)
-    plan = resolver.plan({name: found.graph.inputs[name] for name in explained}, outputs, partial(help_missing, job.plugins))
+    plan = resolver.plan(
+        {name: found.graph.inputs[name] for name in explained}, outputs, partial(help_missing, job.plugins)
+    )
     shown = _shown(found.graph, plan, job.report)
     program = _Program(
         found,
@@ -156,9 +158,9 @@ def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, i
             names[key if len(outputs) == 1 else f"{key}:{path}"] = value
     if report not in ("blocks", "modules"):
         for node in graph.nodes:
-            for place, value in enumerate(node.outputs):
-                if value is not None and graph.values[value].is_floating:
-                    names[f"{node.name}.{place}" if node.many else node.name] = value
+            for place, result in enumerate(node.outputs):
+                if result is not None and graph.values[result].is_floating:
+                    names[f"{node.name}.{place}" if node.many else node.name] = result
     if not isinstance(report, str):
         names = {name: value for name, value in names.items() if any(fnmatchcase(name, glob) for glob in report)}
     return names
@@ -174,16 +176,18 @@ def _meet(target: Target | FunctionTarget, found: Capture, plan: Plan, outputs: 
     return _meet_function(target, found, plan, outputs, job)
 
 
-def _meet_function(
-    target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job
-) -> _Met:
+def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> _Met:
     """Record the function on the outputs, and hand its score back to them by the same rules."""
     given = {path: tensor.detach() for path, tensor in outputs.items()}
-    recording = record(target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins))
+    recording = record(
+        target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins)
+    )
     score = recording.result
     if not isinstance(score, Tensor) or not score.is_floating_point() or score.dim() > 1:
         shape = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise TargetError(f"the target function returned {shape}; it must give one number per sample, shape (samples,).")
+        raise TargetError(
+            f"the target function returned {shape}; it must give one number per sample, shape (samples,)."
+        )
     tail = Capture(target.fn, recording.graph, lambda tensors: None, list(job.plugins.analysers.values()))
     carrying = {p: v for p, v in tail.graph.inputs.items() if found.graph.values[found.graph.outputs[p]].is_floating}
     resolver = Resolver(tail.graph, tail.facts, job.plugins.registry, plan.composite, job.layers, job.fallback)
@@ -195,12 +199,17 @@ def _meet_function(
     samples = score.shape[0]
     backward = BackwardProgram(tail_plan, tail.facts)
     result = backward.run(
-        run, {ends[0]: torch.ones_like(run.values[ends[0]])}, tail.axes(samples), samples, audit=job.audit, multipliers=True
+        run,
+        {ends[0]: torch.ones_like(run.values[ends[0]])},
+        tail.axes(samples),
+        samples,
+        audit=job.audit,
+        multipliers=True,
     )
-    seeds = {found.graph.outputs[path]: result.multipliers[v] for path, v in carrying.items() if v in result.multipliers}
-    return _Met(
-        score, seeds, [], _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan
-    )
+    seeds = {
+        found.graph.outputs[path]: result.multipliers[v] for path, v in carrying.items() if v in result.multipliers
+    }
+    return _Met(score, seeds, [], _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan)
 
 
 def _check_score(score: Tensor, target: Any, found: Capture, inputs: Mapping[str, Tensor]) -> None:
@@ -229,9 +238,7 @@ def _first_non_finite(found: Capture, inputs: Mapping[str, Tensor]) -> str:
 # -- backward -------------------------------------------------------------------------------------------------------
 
 
-def _backward(
-    program: _Program, run: ForwardRun, met: Sequence[_Met], found: Capture, job: Job
-) -> list[Propagation]:
+def _backward(program: _Program, run: ForwardRun, met: Sequence[_Met], found: Capture, job: Job) -> list[Propagation]:
     """The messages of all targets; of several at once by mapping the pass over them."""
     samples = met[0].score.shape[0]
     axes = found.axes(samples)
@@ -356,4 +363,3 @@ def _merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[st
     for name, amount in second.items():
         merged[name] = merged[name] + amount if name in merged else amount
     return merged
-

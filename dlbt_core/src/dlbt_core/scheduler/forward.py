@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -149,7 +150,7 @@ class ForwardProgram:
     def _run_plain(self, call: _Call, values: list[Any]) -> None:
         node = call.node
         if node.outputs and node.outputs[0] in self._fixed:
-            values[node.outputs[0]] = self._fixed[node.outputs[0]]  # type: ignore[index]
+            values[node.outputs[0]] = self._fixed[node.outputs[0]]
             return
         args, kwargs = _fill(call, values)
         out = call.op(*args, **kwargs)
@@ -260,7 +261,11 @@ def _needed_backward(plan: Plan | None) -> Iterable[int]:
     for step in plan.steps:
         takes = step.takes(plan.forms, graph)
         for output in step.node.outputs:
-            if output is not None and plan.forms.get(output, "multiplier") != takes and graph.values[output].is_floating:
+            if (
+                output is not None
+                and plan.forms.get(output, "multiplier") != takes
+                and graph.values[output].is_floating
+            ):
                 yield output
         for slot in step.slots:
             if step.gives(plan.forms, graph) == "multiplier" and plan.forms.get(slot.value) == "relevance":
@@ -312,5 +317,5 @@ def state_getters(model: Any, names: Iterable[str]) -> dict[str, Callable[[], Te
     for name in names:
         path, _, leaf = name.rpartition(".")
         owner = model.get_submodule(path) if path else model
-        getters[name] = lambda owner=owner, leaf=leaf: getattr(owner, leaf)
+        getters[name] = partial(getattr, owner, leaf)
     return getters

@@ -14,8 +14,8 @@ from dlbt_core.errors import InputError, NoRuleError, UnknownVariantError
 from dlbt_core.graph.facts import EMBEDDINGS, Facts, carriers, on_path
 from dlbt_core.graph.ir import Graph, Node, Ref
 from dlbt_core.graph.ops import packet
-from dlbt_core.rules.registry import Registry
 from dlbt_core.rules.fallback import gradient_fallback
+from dlbt_core.rules.registry import Registry
 from dlbt_core.rules.rule import Form
 from dlbt_core.scheduler.plan import Plan, Slot, Step
 
@@ -36,7 +36,12 @@ class Resolver:
     """Finds the rule for each node of one graph."""
 
     def __init__(
-        self, graph: Graph, facts: Facts, registry: Registry, composite: Composite, layers: Iterable[Layer] = (),
+        self,
+        graph: Graph,
+        facts: Facts,
+        registry: Registry,
+        composite: Composite,
+        layers: Iterable[Layer] = (),
         fallback: str | None = None,
     ) -> None:
         self.graph = graph
@@ -167,7 +172,8 @@ class Resolver:
 
     def _nothing_arrives(self, explained: Mapping[str, int], outputs: Sequence[int]) -> str:
         named = ", ".join(
-            f"{name!r} ({self.graph.values[v].dtype}, shape {self.graph.values[v].shape})" for name, v in explained.items()
+            f"{name!r} ({self.graph.values[v].dtype}, shape {self.graph.values[v].shape})"
+            for name, v in explained.items()
         )
         reached = [path for path, value in self.graph.outputs.items() if value in outputs]
         return (

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.context import RuleContext, stabilise
 from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["FAMILY", "Product", "declare", "declare_family", "gradient", "share_between_factors"]
@@ -94,7 +94,9 @@ def share_between_factors(ctx: RuleContext, m: Tensor, product: Product) -> dict
         share = (-1.0 if name in product.inverse else 1.0) / count
         given = handed[name]
         if share != 1.0:
-            handed[name] = [None if x is None else x * share for x in given] if isinstance(given, list) else given * share
+            handed[name] = (
+                [None if x is None else x * share for x in given] if isinstance(given, list) else given * share
+            )
     return handed
 
 
@@ -111,15 +113,19 @@ def gradient(ctx: RuleContext, m: Tensor, product: Product) -> dict[str, Any]:
 
 def _reads(parameters: Mapping[str, Any], carries: frozenset[str]) -> tuple[str, ...]:
     """The output only where the rule looks at it: for epsilon, or for the surplus of a product."""
-    output = bool(parameters.get("epsilon")) or parameters.get("bias") == "dropped" or ("epsilon" not in parameters and carries != {"input"})
+    output = (
+        bool(parameters.get("epsilon"))
+        or parameters.get("bias") == "dropped"
+        or ("epsilon" not in parameters and carries != {"input"})
+    )
     return ("pullback", "constants", "output") if output else ("pullback", "constants")
 
 
 def _without_bias(ctx: RuleContext, m: Tensor, z: Tensor, epsilon: float) -> Tensor:
     """The multiplier of z, the output without its bias, that carries the relevance of the whole output."""
-    relevance = m * ctx.output
+    relevance: Tensor = m * ctx.output
     ctx.absorb("epsilon", relevance * (epsilon / (z.abs() + epsilon)))
-    return relevance / ctx.stabilise(z, epsilon)
+    return relevance / stabilise(z, epsilon)
 
 
 def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:

@@ -9,7 +9,9 @@ from dlbt_core.rules.rule import RuleSet
 @hookimpl
 def dlbt_plugin_info() -> PluginInfo:
     """Who we are."""
-    return PluginInfo(rule_api="1.0", summary="Copies, elementwise ops, arithmetic, linear family", owns=("aten", "prim"))
+    return PluginInfo(
+        rule_api="1.0", summary="Copies, elementwise ops, arithmetic, linear family", owns=("aten", "prim")
+    )
 
 
 @hookimpl

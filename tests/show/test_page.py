@@ -1,0 +1,232 @@
+"""Pages: complete, safe, and with the numbers in text."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from torch import nn
+
+import dlbt_core as dlbt
+from dlbt_core.errors import InputError
+from dlbt_core.show.page import Section, Table, write_page, write_report
+from dlbt_core.show.views import Exhibit
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text, and checks that tags are closed in order."""
+
+    VOID = frozenset({"meta", "link", "img", "source", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.texts, self._open = [], [], [], []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+class Ids(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 6), nn.Linear(6, 3)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.embedding(ids)).mean(1))
+
+
+def seeded(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+@pytest.fixture(scope="module")
+def of_tokens():
+    return seeded(lambda: dlbt.explain(Ids().eval(), torch.randint(0, 20, (2, 4))))
+
+
+@pytest.fixture(scope="module")
+def of_images():
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 5, 3))
+    return seeded(lambda: dlbt.explain(nn.Sequential(*layers).eval(), torch.randn(2, 3, 6, 5)))
+
+
+@pytest.fixture(scope="module")
+def of_vectors():
+    layers = (nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 3))
+    return seeded(lambda: dlbt.explain(nn.Sequential(*layers).eval(), torch.randn(3, 30)))
+
+
+@pytest.fixture
+def read(tmp_path):
+    def page(explanation, **options):
+        return Reader(explanation.to_html(tmp_path / "page.html", **options).read_text(encoding="utf-8"))
+
+    return page
+
+
+def values_of(reader, attribute):
+    return [value for _, name, value in reader.attributes if name == attribute]
+
+
+def test_tokens(read, of_tokens):
+    tokens = [["[CLS]", "one", "##two", "x"], ["[CLS]", "a", "b"]]
+    reader = read(of_tokens, tokens=tokens, labels=["red", "green", "blue"])
+    classes = [c for c in values_of(reader, "class") if c and c.startswith("token") and c != "tokens"]
+    assert classes == ["token special", "token", "token joined", "token", "token special", "token", "token"]
+    assert "two" in reader.texts
+    assert "1 further positions" in reader.text
+    label = ["red", "green", "blue"][of_tokens.picked[0]]
+    assert f"class {of_tokens.picked[0]} ({label})" in reader.text
+
+
+def test_every_token_has_its_number(read, of_tokens):
+    reader = read(of_tokens)
+    assert sum(c == "token" for c in values_of(reader, "class")) == 8
+    titles = [title for title in values_of(reader, "title") if title.startswith("position")]
+    amounts = [float(title.rpartition(": ")[2].replace("−", "-")) for title in titles]
+    assert torch.allclose(torch.tensor(amounts), of_tokens.relevance.flatten(), atol=1e-3)
+
+
+def test_images(read, of_images):
+    reader = read(of_images, images=torch.rand(2, 3, 6, 5))
+    assert reader.tags.count("img") == 4
+    assert reader.tags.count("source") == 2
+    alts = values_of(reader, "alt")
+    assert alts.count("the input") == 2
+    assert sum("heat map of 6 by 5 pixels; most for: +" in alt for alt in alts) == 2
+    assert read(of_images).tags.count("img") == 2
+
+
+def test_vectors_show_their_largest_entries(read, of_vectors):
+    reader = read(of_vectors, top=7)
+    assert sum(c.startswith("bar ") for c in values_of(reader, "class")) == 21
+    assert reader.text.count("23 further entries") == 3
+    largest = int(of_vectors.relevance[0].abs().argmax())
+    assert f"[{largest}]" in reader.texts
+
+
+def test_ledger_and_plan(read, of_vectors):
+    reader = read(of_vectors)
+    assert "absorbed: bias" in reader.texts
+    assert "the books balance" in reader.text
+    for rule, reason, _ in of_vectors.plan.summary():
+        assert rule in reader.texts
+        assert reason in reader.text
+    for row in of_vectors.plan.table():
+        assert row["node"] in reader.texts
+    assert "details" in reader.tags
+
+
+def test_a_saved_explanation_gives_the_same_page(tmp_path, of_tokens, of_images, of_vectors):
+    for explanation in (of_tokens, of_images, of_vectors):
+        loaded = dlbt.load(explanation.save(tmp_path / "e.safetensors"))
+        pages = [e.to_html(tmp_path / "page.html").read_text(encoding="utf-8") for e in (explanation, loaded)]
+        assert pages[0] == pages[1]
+
+
+def test_text_from_outside_is_escaped(read, of_tokens):
+    evil = "<script>alert(1)</script>"
+    quote = '"><img src=x onerror=alert(1)>'
+    reader = read(
+        of_tokens, tokens=[[evil, quote, "x", "y"]] * 2, names=[evil, quote], labels=[evil] * 3, heading=evil, note=quote,
+        title=evil, intro=[quote],
+    )  # fmt: skip
+    assert "script" not in reader.tags
+    assert "img" not in reader.tags
+    assert not [name for _, name, _ in reader.attributes if name.startswith("on")]
+    assert evil in reader.texts
+
+
+def test_nothing_comes_from_outside(tmp_path, of_tokens, of_images):
+    path = write_page([of_tokens, Exhibit(of_images, images=torch.rand(2, 3, 6, 5))], tmp_path / "new" / "page.html")
+    text = path.read_text(encoding="utf-8")
+    reader = Reader(text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
+    assert all(v.startswith("data:") for v in [*values_of(reader, "src"), *values_of(reader, "href")])
+    assert all(v.startswith("data:") for v in values_of(reader, "srcset"))
+    assert not {"script", "iframe", "object", "embed", "form"} & set(reader.tags)
+    assert "default-src 'none'" in text
+
+
+def test_a_plan_that_comes_again_is_not_repeated(tmp_path, of_vectors):
+    reader = Reader(write_page([of_vectors, of_vectors], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert reader.text.count("The same rules for the same reasons as above.") == 1
+
+
+def test_the_plan_of_a_target_function_is_shown(read):
+    def norm_of_logits(out):
+        return (out * 2.0).sum(-1)
+
+    model = seeded(lambda: nn.Linear(4, 3)).eval()
+    reader = read(dlbt.explain(model, torch.ones(2, 4), target=dlbt.target.function(norm_of_logits)))
+    assert "norm_of_logits" in reader.text
+    assert "target function: the op's default" in reader.text
+
+
+def test_what_cannot_be_told_apart_per_sample_has_one_cell(read, of_vectors):
+    from dataclasses import replace
+
+    ledger = replace(of_vectors.ledger, unassigned={"bias": torch.tensor(1.0)})
+    reader = read(replace(of_vectors, ledger=ledger))
+    assert ("td", "colspan", "3") in reader.attributes
+    assert "NOT balance" in reader.text
+
+
+def test_one_sample_without_a_batch(read):
+    model = seeded(lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))).eval()
+    reader = read(dlbt.explain(model, torch.ones(5)))
+    assert sum(c.startswith("bar ") for c in values_of(reader, "class")) == 5
+
+
+def test_more_samples_than_shown(read, of_vectors):
+    reader = read(of_vectors, samples=2)
+    assert "1 further samples are not shown" in reader.text
+    assert "sample 2" not in reader.texts
+
+
+def test_kinds_overrule_the_guess(read, of_vectors):
+    reader = read(of_vectors, kinds={"input": "tokens"})
+    assert sum(c == "token" for c in values_of(reader, "class")) == 90
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": [["a"]]}, "1 tokens for 2 samples"),
+        ({"tokens": [["a"] * 9] * 2}, "9 tokens for 4 positions"),
+        ({"names": ["a"] * 3}, "3 names for 2 samples"),
+        ({"tokens": {"nope": [["a"]] * 2}}, "no explained input 'nope'"),
+        ({"kinds": {"nope": "bars"}}, "no explained input 'nope'"),
+        ({"kinds": {"ids": "image"}}, "not that of an image"),
+    ],
+)
+def test_options_that_do_not_fit(tmp_path, of_tokens, options, message):
+    with pytest.raises(InputError, match=message):
+        of_tokens.to_html(tmp_path / "page.html", **options)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_report_with_tables(tmp_path):
+    table = Table("About", ("what", "how many"), [("<b>", "1"), ("c", "2")], strong=frozenset({(1, 1)}))
+    path = write_report([Section("A part", ["Some text."], [table])], tmp_path / "r.html", title="R", how_to_read=())
+    reader = Reader(path.read_text(encoding="utf-8"))
+    assert reader.tags.count("strong") == 1
+    assert "How to read this" not in reader.text
+    assert "<b>" in reader.texts

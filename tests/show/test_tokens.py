@@ -1,0 +1,84 @@
+"""Tokens: tokenizer marks, special tokens, numbers in words."""
+
+import pytest
+
+from dlbt_core.show.tokens import plain_text, token_spans
+from dlbt_core.show.words import at_scale, meaning, picked_in_words, short_line, signed, verdict
+
+
+def spans(*tokens, special=()):
+    return token_spans(tokens, [0.5] * len(tokens), 1.0, special)
+
+
+def shown(*tokens, **options):
+    return [("+" if s.joined else "") + s.text for s in spans(*tokens, **options)]
+
+
+def test_word_pieces_join():
+    assert shown("[CLS]", "sim", "##mer", "the", "[SEP]") == ["[CLS]", "sim", "+mer", "the", "[SEP]"]
+
+
+def test_marks_of_byte_pair_tokenizers():
+    assert shown("Hello", "Ġwor", "ld", "Ċ") == ["Hello", "wor", "+ld", "+⏎"]
+
+
+def test_marks_of_sentencepiece():
+    assert shown("<s>", "▁Hel", "lo", "▁", "</s>") == ["<s>", "Hel", "+lo", "␣", "</s>"]
+
+
+def test_tokens_without_marks_stay_apart():
+    assert shown("a", "b") == ["a", "b"]
+
+
+def test_special_tokens():
+    marked = [s.token for s in spans("[CLS]", "<s>", "<|endoftext|>", "a<b", "[", "EOT", special={"EOT"}) if s.special]
+    assert marked == ["[CLS]", "<s>", "<|endoftext|>", "EOT"]
+
+
+def test_a_token_that_looks_like_a_mark_is_kept():
+    assert plain_text("##") == "##"
+
+
+def test_every_span_has_its_number_and_colours():
+    first, second = token_spans(["a", "b"], [0.0, -2.0], 2.0)
+    assert (first.relevance, second.relevance) == (0.0, -2.0)
+    assert first.light != second.light
+    assert first.dark != second.dark
+
+
+def test_numbers():
+    assert [signed(0.0), signed(0.02743), signed(-1e-9)] == ["0", "+0.0274", "−1e-09".replace("-", "−")]
+    assert [at_scale(v, 0.03) for v in (0.0274, -0.00001, 0.0)] == ["+0.0274", "−0.0000", "0"]
+    assert at_scale(12345.6, 1e5) == "+12346"
+    assert at_scale(1e-9, 1e-9) == "+1e−09"
+
+
+@pytest.mark.parametrize(
+    ("target", "picked", "words"),
+    [
+        ("largest class", 3, "class 3 (d)"),
+        ("largest class", 9, "class 9"),
+        ("class 3 against class 1", (3, 1), "3 (d) against 1 (b)"),
+        ("most likely token at position -1", (5, 2), "token 2 (c) at position 5"),
+        ("class (1, 2)", (1, 2), "1, 2"),
+    ],
+)
+def test_picked_in_words(target, picked, words):
+    assert picked_in_words(target, picked, ["a", "b", "c", "d"]) == words
+    assert picked_in_words("largest class", 3, {4: "e"}) == "class 3"
+
+
+def test_meanings():
+    assert "position embeddings" in meaning("absorbed: constant")
+    assert "'mine'" in meaning("absorbed: mine")
+    assert "told apart" in meaning("absorbed, all samples: bias")
+    assert "NOT" in verdict(0.1)
+    assert "NOT" in verdict(float("inf"))
+    assert "NOT" not in verdict(1e-7)
+
+
+def test_lines_are_shown_without_where_things_are_installed():
+    assert short_line("/home/me/.venv/lib/python3.11/site-packages/torch/nn/a.py:3") == "torch/nn/a.py:3"
+    assert short_line("/home/me/work/project/model.py:7") == "work/project/model.py:7"
+    assert short_line("C:\\Users\\me\\project\\model.py:7") == "me/project/model.py:7"
+    assert short_line("model.py:7") == "model.py:7"

@@ -1,0 +1,167 @@
+"""Composites: which rule where, in which order of authority; TOML; contexts."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import dlbt_core as dlbt
+from dlbt_core.composites.presets import ATTNLRP, EPSILON, GRADIENT_TIMES_INPUT
+from dlbt_core.errors import DlbtError
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Sequential(nn.Linear(6, 6), nn.GELU()), nn.Linear(6, 4)).eval()
+
+
+X = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+
+
+def rules_of(found: dlbt.Explanation) -> dict[str, str]:
+    return {step.node.name: step.call.partition("#")[2] for step in found.plan.steps}
+
+
+def epsilon(value: float) -> dlbt.Use:
+    return dlbt.Use("epsilon", epsilon=value)
+
+
+def test_first_match_wins_then_the_default() -> None:
+    composite = dlbt.Composite(
+        "ours",
+        (
+            (dlbt.Select(op="aten.linear", last=True), epsilon(0.5)),
+            (dlbt.Select(op="aten.lin*", first=True), dlbt.Use("gradient")),
+            (dlbt.Select(module="2.*", op="aten.linear"), epsilon(0.25)),
+            (dlbt.Select(module_type="*.Linear"), epsilon(0.125)),
+        ),
+    )
+    found = rules_of(dlbt.explain(net(), X, composite=composite))
+    assert found == {
+        "linear": "gradient()",
+        "relu": "identity()",
+        "linear_1": "epsilon(epsilon=0.25, bias='denominator')",
+        "gelu": "identity()",
+        "linear_2": "epsilon(epsilon=0.5, bias='denominator')",
+    }
+
+
+def test_order_of_authority() -> None:
+    """The call's rules, the explainer's, the context's, the composite's, the op's default."""
+    linear = dlbt.Select(op="aten.linear")
+    explainer = dlbt.Explainer(net(), dlbt.Composite("c", ((linear, epsilon(0.1)),)))
+
+    def used(**call: object) -> float:
+        return float(explainer(X, **call).plan.steps[0].parameters["epsilon"])
+
+    assert used() == 0.1
+    with dlbt.use_rules((linear, epsilon(0.2))):
+        assert used() == 0.2
+        with dlbt.use_rules((dlbt.Select(op="aten.relu"), dlbt.Use("gradient"))):
+            assert used() == 0.2
+        with dlbt.use_rules((linear, epsilon(0.3))):
+            assert used() == 0.3
+        with dlbt.use_rules(inherit=False):
+            assert used() == 0.1
+        explainer.rules = ((linear, epsilon(0.4)),)
+        assert used() == 0.4
+        assert used(rules=[(linear, epsilon(0.5))]) == 0.5
+    reason = explainer(X, rules=[(linear, epsilon(0.5))]).plan.steps[0].reason
+    assert reason == "this call's rules: Select(op='aten.linear')"
+
+
+def test_a_context_is_of_its_thread() -> None:
+    model, seen = net(), []
+
+    def other() -> None:
+        seen.append(dlbt.explain(model, X, composite="attnlrp").plan.steps[0].parameters["epsilon"])
+
+    with dlbt.use_rules((dlbt.Select(op="aten.linear"), epsilon(0.2))):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert seen == [0.0]
+
+
+def test_but_and_equality() -> None:
+    choice = (dlbt.Select(op="aten.linear"), epsilon(0.5))
+    more = EPSILON.but(choice)
+    assert more.choices == (choice, *EPSILON.choices)
+    assert more != EPSILON
+    assert more == EPSILON.but(choice)
+    assert hash(more) == hash(EPSILON.but(choice))
+    assert "Select(op='aten.linear') -> Use('epsilon', epsilon=0.5)" in str(more)
+
+
+@pytest.mark.parametrize("composite", [EPSILON, GRADIENT_TIMES_INPUT, ATTNLRP, dlbt.Composite(
+    "all of it",
+    (
+        (dlbt.Select(op=("aten.conv*", "aten.linear"), module="a.*", module_type="*.L", first=True), epsilon(1e-3)),
+        (dlbt.Select(fact="statistic", has="epsilon", last=True), dlbt.Use("constant")),
+    ),
+    prefer=("acme",),
+    passes=("fold_batch_norm",),
+)], ids=lambda c: c.name)  # fmt: skip
+def test_toml_round_trip(composite: dlbt.Composite, tmp_path: Path) -> None:
+    assert dlbt.Composite.from_toml(composite.to_toml()) == composite
+    path = tmp_path / "composite.toml"
+    path.write_text(composite.to_toml())
+    assert dlbt.Composite.from_toml(path) == composite
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "is not TOML"),
+        ("names = 'x'", "has an entry 'names'. Known entries: choice, name, passes, prefer."),
+        ("", "has no 'name'"),
+        ("name = 'x'\n[[choice]]\nselect = {}", "choice 1 has no 'use'"),
+        ("name = 'x'\n[[choice]]\nuse = 'epsilon'\nselect = {ops = 'a'}", "choice 1 has an entry 'ops'"),
+    ],
+)
+def test_toml_errors(text: str, message: str) -> None:
+    with pytest.raises(DlbtError, match=message):
+        dlbt.Composite.from_toml(text)
+
+
+def test_auto_says_what_it_chose_and_why() -> None:
+    found = dlbt.explain(net(), X)
+    assert found.plan.composite_name == "auto -> epsilon (the model has no attention; epsilon = 0, i.e. LRP-0)"
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.randn(1, 3, 8)
+    found = dlbt.explain(lambda x: attention(x, x, x)[0].mean(1), x)
+    assert found.plan.composite_name == "auto -> attnlrp (the model has attention)"
+
+
+def test_held_constant() -> None:
+    """Nothing is asked for what a held value was computed from; the product's other factor gets all."""
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x.flip(1))
+
+    x = torch.randn(2, 4, dtype=torch.float64)
+    half = dlbt.explain(model, x, target=1)
+    held = dlbt.explain(model, x, target=1, rules=[(dlbt.Select(op="aten.sigmoid"), dlbt.Use("constant"))])
+    assert torch.allclose(held.relevance[:, 1], held.score)
+    assert (held.relevance[:, [0, 2, 3]] == 0).all()
+    assert torch.allclose(half.relevance[:, 1], half.score / 2)
+    assert list(held.plan.held) == ["sigmoid"]
+    assert "held constant" in str(held.plan)
+
+
+def test_choices_that_fit_nothing_are_shown() -> None:
+    found = dlbt.explain(net(), X, rules=[(dlbt.Select(op="aten.conv2d"), epsilon(0.1))])
+    assert found.plan.unused == ("this call's rules: Select(op='aten.conv2d') -> Use('epsilon', epsilon=0.1)",)
+    assert "unused choice" in str(found.plan)
+
+
+def test_plan_rows_name_rule_source_and_reason() -> None:
+    row = dlbt.explain(net(), X).plan.table()[0]
+    assert row["rule"] == "core:aten.linear#epsilon"
+    assert row["source"].startswith("core (dlbt-core 0.")
+    assert row["module"] == "0"
+    assert row["reason"].startswith("composite auto -> epsilon")
