@@ -32,7 +32,10 @@ def copied(case: Case, arriving: Arriving) -> Handed:
             if i >= 0:
                 handed[i] += r
         constants.append(torch.where(where < 0, R.double(), 0.0))
-    parts = [h.reshape(x.shape) for h, x in zip(handed.split([x.numel() for x in case.arguments]), case.arguments, strict=True)]
+    parts = [
+        h.reshape(x.shape)
+        for h, x in zip(handed.split([x.numel() for x in case.arguments]), case.arguments, strict=True)
+    ]
     if case.batched:
         constant = sum((c.reshape(c.shape[0], -1).sum(1) for c in constants), torch.zeros(()))
     else:

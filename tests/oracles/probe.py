@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import dlbt_core as dlbt
 import torch
-from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
-from dlbt_core.plugins.loader import Plugins
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import dlbt_core as dlbt
+from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
+from dlbt_core.plugins.loader import Plugins
 from oracles.harness import Case, floating, source
 
 

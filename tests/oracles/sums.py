@@ -59,16 +59,19 @@ def _contributions_of(case: Case, which: int, additive: tuple[int, ...]) -> Tens
 
 def sum_of_products(
     case: Case, arriving: Arriving, *, epsilon: float = 0.0, uniform: bool = True, additive: Sequence[int] = (),
-    offset_name: str = "bias",
+    offset_name: str = "bias", bias_dropped: bool = False,
 ) -> Handed:  # fmt: skip
     """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j; b_j / (...) R_j to the offset, the rest to epsilon.
 
     Bach et al. 2015, eq. 58; Montavon et al. 2019, sec. 10.2.1. Of the n factors of a product that carry each gets
     1 / n: Achtibat et al. 2024, prop. 3.2 and 3.3. With `uniform` off each gets all of it (input times gradient), which
-    is n - 1 times too much, and that is booked.
+    is n - 1 times too much, and that is booked. A bias that is dropped is no part of z_j: Montavon et al. 2017, sec. 5.1.
     """
     slots = case.arguments
     (R,), (z,) = arriving.R, arriving.z
+    b = case.call(*[torch.zeros_like(x) for x in slots])
+    if bias_dropped:
+        z = z - b
     quotient = (R / stabilised(z, epsilon)).reshape(-1)
     factors = [k for k in range(len(slots)) if k not in additive]
     share = 1.0 / len(factors) if uniform and factors else 1.0
@@ -79,8 +82,7 @@ def sum_of_products(
         if k in factors:
             product = C.sum(1)
         handed.append((C * quotient[:, None]).sum(0).reshape(x.shape) * (share if k in factors else 1.0))
-    b = case.call(*[torch.zeros_like(x) for x in slots]).reshape(-1)
-    absorbed = {offset_name: (b * quotient).reshape(z.shape)}
+    absorbed = {} if bias_dropped else {offset_name: (b.reshape(-1) * quotient).reshape(z.shape)}
     if epsilon:
         absorbed["epsilon"] = (quotient * (stabilised(z, epsilon) - z).reshape(-1)).reshape(z.shape)
     if not uniform and len(factors) > 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import dlbt_core as dlbt
 import pytest
 import torch
+from torch.nn import functional as F
+
+import dlbt_core as dlbt
 from oracles.cases.elementwise import ABSENT, AT_ZERO, CHECKS
 from oracles.harness import Case, Check, assert_books, assert_near, check_rule, run
-from torch.nn import functional as F
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -42,9 +43,11 @@ def test_root_of_zero_hands_back_the_zero_it_got(name: str, fn: Any) -> None:
 
 
 CONSTANT = [
-    ("power 0", lambda x: x**0), ("0-norm", lambda x: torch.linalg.vector_norm(x, 0, dim=-1)),
-    ("floor division", lambda x: torch.div(x, 0.4, rounding_mode="floor")), ("division to zero", lambda x: torch.div(x, 0.4, rounding_mode="trunc")),
-]  # fmt: skip
+    ("power 0", lambda x: x**0),
+    ("0-norm", lambda x: torch.linalg.vector_norm(x, 0, dim=-1)),
+    ("floor division", lambda x: torch.div(x, 0.4, rounding_mode="floor")),
+    ("division to zero", lambda x: torch.div(x, 0.4, rounding_mode="trunc")),
+]
 
 
 @pytest.mark.parametrize(("name", "fn"), CONSTANT, ids=[row[0] for row in CONSTANT])
@@ -56,7 +59,9 @@ def test_books_close_where_the_function_is_constant_in_steps(name: str, fn: Any)
         return torch.stack([fn(a).reshape(2, -1).sum(1), a.sum(1)], 1)
 
     mask = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
-    explanation = dlbt.explain(model, x, target=dlbt.target.logits(mask), composite="attnlrp", layers="none", audit=True)
+    explanation = dlbt.explain(
+        model, x, target=dlbt.target.logits(mask), composite="attnlrp", layers="none", audit=True
+    )
     assert_books(explanation, name)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import dlbt_core as dlbt
 import pytest
 import torch
+from torch.nn import functional as F
+
+import dlbt_core as dlbt
 from dlbt_core.plugins.loader import Plugins
 from oracles.cases.copies import CHECKS
 from oracles.harness import Arriving, Case, Check, amounts, assert_books, assert_near, relevances, source
 from oracles.probe import plugins_with_probe, probe
-from torch.nn import functional as F
 
 rand = source(20)
 
@@ -29,12 +30,16 @@ def test_copies_of_relevances(check: Check, plugins: Plugins) -> None:
     assert steps
     assert all(s.takes(explanation.plan.forms, explanation.plan.graph) == "relevance" for s in steps)
     tolerance = 1e-10 if all(z.dtype == torch.float64 for z in case.outputs()) else 1e-6
-    expected = check.oracle(Case(case.op, case.name, case.fn, case.inputs, case.constants, case.slots), Arriving([], R, []))
+    expected = check.oracle(
+        Case(case.op, case.name, case.fn, case.inputs, case.constants, case.slots), Arriving([], R, [])
+    )
     for got, want in zip(relevances(explanation, case), expected.inputs, strict=True):
         assert_near(got, want, 1.0, check.id, tolerance)
     found = amounts(explanation, batched=False)
     want = expected.absorbed["constant"]
-    assert_near(found.get("constant", torch.zeros_like(want)), want, 1.0, f"{check.id}: absorbed by constants", tolerance)
+    assert_near(
+        found.get("constant", torch.zeros_like(want)), want, 1.0, f"{check.id}: absorbed by constants", tolerance
+    )
     assert_books(explanation, check.id, tolerance=tolerance)
 
 
@@ -53,7 +58,9 @@ def test_stop_books_relevance_in_both_forms(plugins: Plugins) -> None:
 
 def _explained(model: Any, x: torch.Tensor, plugins: Plugins) -> Any:
     rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("testplugin:probe"))]
-    return dlbt.explain(model, x, target=0, composite="attnlrp", layers="none", audit=True, plugins=plugins, rules=rules)
+    return dlbt.explain(
+        model, x, target=0, composite="attnlrp", layers="none", audit=True, plugins=plugins, rules=rules
+    )
 
 
 def _weights(n: int) -> torch.Tensor:

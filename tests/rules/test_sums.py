@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from oracles.cases.sums import CHECKS
 from oracles.harness import Check, check_rule
 

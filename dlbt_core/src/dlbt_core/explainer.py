@@ -131,7 +131,22 @@ class Explainer:
         """
         if targets is not None and target is not None:
             raise InputError("give target or targets, not both.")
+        with torch.inference_mode(False):  # what is made here is saved for the backward pass
+            return self._explain(args, kwargs, target, targets, rules, composite, audit, progress)
+
+    def _explain(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Any,
+        targets: Sequence[Any] | None,
+        rules: Sequence[Choice],
+        composite: str | Composite | None,
+        audit: bool | None,
+        progress: bool,
+    ) -> Any:
         self._check_mode()
+        args, kwargs = _usable((args, kwargs))
         plugins = self.plugins or default_plugins()
         bound = self._bind(args, kwargs)
         wanted = [as_target(t) for t in ([target] if targets is None else targets)]
@@ -151,7 +166,7 @@ class Explainer:
             fallback=self.fallback,
             progress=progress,
         )
-        inputs = {path: _usable(leaf) for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
+        inputs = {path: leaf.detach() for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
         found = self._capture(bound, args, kwargs, plugins)
         explained = self._explained(found)
         explanations = execute(
@@ -293,14 +308,25 @@ def explain(
         One, or one per target if `targets` is given.
     """
     explainer = Explainer(
-        model, composite, rules=rules, explain_inputs=explain_inputs, layers=layers, audit=audit, fallback=fallback,
-        backend=backend, plugins=plugins,
-    )  # fmt: skip
-    return explainer(*args, target=target, targets=targets, progress=progress, **kwargs)
+        model,
+        composite,
+        explain_inputs=explain_inputs,
+        layers=layers,
+        audit=audit,
+        fallback=fallback,
+        backend=backend,
+        plugins=plugins,
+    )
+    return explainer(*args, target=target, targets=targets, rules=rules, progress=progress, **kwargs)
 
 
-def _usable(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+def _usable(call: Any) -> Any:
+    """The call with tensors made under inference mode copied: autograd cannot save those."""
+    if not any(isinstance(leaf, Tensor) and leaf.is_inference() for _, leaf in leaves(call)):
+        return call
+    from torch.utils._pytree import tree_map_only
+
+    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor.is_inference() else tensor, call)
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:

@@ -38,6 +38,8 @@ class Explanation:
     layers : mapping of str to Tensor
         Relevance of module outputs and nodes: ``"encoder.layer.3"``; ``"block#1"`` for the second call of a module and
         ``"lstm:1.0"`` for one of several outputs. Read it with `at`.
+    values : mapping of str to Tensor
+        The explained inputs themselves: pixels, token ids, numbers.
     """
 
     inputs: Mapping[str, Tensor]
@@ -48,6 +50,7 @@ class Explanation:
     picked: list[Any] = field(default_factory=list)
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Tensor] = field(default_factory=dict)
 
     def at(self, name: str, call: int | None = None) -> Tensor:
         """Relevance of a module's output, or of a node's.

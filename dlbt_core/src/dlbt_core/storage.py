@@ -15,6 +15,7 @@ from torch import Tensor
 from dlbt_core.errors import FileFormatError
 from dlbt_core.explanation import Explanation
 from dlbt_core.scheduler.ledger import Account, Ledger
+from dlbt_core.scheduler.plan import summarise
 
 __all__ = ["PlanRecord", "load", "save"]
 
@@ -43,12 +44,7 @@ class PlanRecord:
 
     def summary(self) -> list[tuple[str, str, int]]:
         """(rule with parameters, reason, number of nodes), most frequent first."""
-        counts: dict[tuple[str, str], int] = {}
-        for row in self.steps:
-            given = ", ".join(f"{k}={v!r}" for k, v in row["parameters"].items())
-            rule = "held constant" if row["rule"] == "constant" else f"{row['rule']}({given})"
-            counts[rule, row["reason"]] = counts.get((rule, row["reason"]), 0) + 1
-        return sorted(((r, w, n) for (r, w), n in counts.items()), key=lambda row: (-row[2], row[0]))
+        return summarise(self.steps)
 
     def __str__(self) -> str:
         rows = [f"  {r['node']}  {r['rule']}  [{r['reason']}]  {r['module']}" for r in self.steps]
@@ -73,7 +69,7 @@ def save(explanation: Explanation, path: str | Path, *, layers: bool = True) -> 
     ledger = explanation.ledger
     tensors: dict[str, Tensor] = {"score": ledger.score}
     groups = {"input": explanation.inputs, "output": explanation.outputs, "sum": ledger.inputs,
-              "unassigned": ledger.unassigned, "layer": explanation.layers if layers else {}}  # fmt: skip
+              "unassigned": ledger.unassigned, "value": explanation.values, "layer": explanation.layers if layers else {}}  # fmt: skip
     for group, items in groups.items():
         tensors.update({f"{group}/{name}": tensor for name, tensor in items.items()})
     accounts = []
@@ -154,4 +150,5 @@ def _assemble(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Explan
         picked=picked,
         outputs=group("output"),
         layers=group("layer"),
+        values=group("value"),
     )

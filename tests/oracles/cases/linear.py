@@ -23,6 +23,9 @@ def checks_of(case: Case, additive: tuple[int, ...] = (), epsilons: tuple[float,
     found = [
         Check(case, "epsilon", partial(sum_of_products, epsilon=e, additive=additive), {"epsilon": e}) for e in epsilons
     ]
+    if not additive and len(epsilons) > 1:
+        dropped = partial(sum_of_products, epsilon=0.25, bias_dropped=True)
+        found.append(Check(case, "epsilon", dropped, {"epsilon": 0.25, "bias": "dropped"}))
     return [*found, Check(case, "gradient", partial(sum_of_products, uniform=False, additive=additive))]
 
 
@@ -31,21 +34,25 @@ def _linear() -> list[Check]:
     found: list[Check] = []
     for shape in ((2, 4), (4,), (2, 3, 4), (2, 1, 2, 4)):
         name = f"{len(shape)}d"
-        found += checks_of(Case("aten.linear", f"{name}-bias", F.linear, (rand(*shape),), (w, b), batched=len(shape) > 1))
+        found += checks_of(
+            Case("aten.linear", f"{name}-bias", F.linear, (rand(*shape),), (w, b), batched=len(shape) > 1)
+        )
         found += checks_of(Case("aten.linear", name, F.linear, (rand(*shape),), (w,), batched=len(shape) > 1))
     found += checks_of(Case("aten.linear", "weight", lambda v, x, c: F.linear(x, v, c), (rand(3, 4),), (rand(2, 4), b)))
     found += checks_of(Case("aten.linear", "input-and-weight", F.linear, (rand(2, 4), rand(3, 4)), (b,)))
     found += checks_of(
         Case("aten.linear", "input-weight-and-bias", F.linear, (rand(2, 4), rand(3, 4), rand(3))), additive=(2,)
     )
-    found += checks_of(Case("aten.linear", "bias", lambda c, x, v: F.linear(x, v, c), (rand(3),), (rand(2, 4), w)), (0,))
+    found += checks_of(
+        Case("aten.linear", "bias", lambda c, x, v: F.linear(x, v, c), (rand(3),), (rand(2, 4), w)), (0,)
+    )
     return found
 
 
 def _matrices() -> list[Check]:
     a, b, v = rand(3, 4), rand(4, 2), rand(4)
     batch_a, batch_b = rand(2, 3, 4), rand(2, 4, 2)
-    alike = dict(batched=True)
+    alike = {"batched": True}
     found: list[Check] = []
 
     def add(op: str, name: str, fn: Any, inputs: Any, constants: Any = (), additive: Any = (), **more: Any) -> None:
@@ -74,12 +81,19 @@ def _matrices() -> list[Check]:
         add("aten.addmm", f"both-{alpha}-{beta}", addmm, (a, b), (bias_matrix,))
         add("aten.addmm", f"all-{alpha}-{beta}", addmm, (a, b, bias_matrix), (), (2,))
         add("aten.addmv", f"{alpha}-{beta}", partial(_addmv, alpha=alpha, beta=beta), (a,), (v, rand(3)))
+        add("aten.addmv", f"scalar-{alpha}-{beta}", partial(_addmv, alpha=alpha, beta=beta), (a,), (v, rand()), **alike)
         add("aten.addmv", f"all-{alpha}-{beta}", partial(_addmv, alpha=alpha, beta=beta), (a, v, rand(3)), (), (2,))
         baddbmm = partial(_baddbmm, alpha=alpha, beta=beta)
         add("aten.baddbmm", f"left-{alpha}-{beta}", baddbmm, (batch_a,), (batch_b, rand(2, 3, 2)))
         add("aten.baddbmm", f"both-{alpha}-{beta}", baddbmm, (batch_a, batch_b), (rand(3, 2),), **alike)
         add("aten.baddbmm", f"all-{alpha}-{beta}", baddbmm, (batch_a, batch_b, rand(2, 3, 2)), (), (2,), **alike)
-        add("aten.addbmm", f"both-{alpha}-{beta}", partial(_addbmm, alpha=alpha, beta=beta), (batch_a, batch_b), (rand(3, 2),))
+        add(
+            "aten.addbmm",
+            f"both-{alpha}-{beta}",
+            partial(_addbmm, alpha=alpha, beta=beta),
+            (batch_a, batch_b),
+            (rand(3, 2),),
+        )
     add("aten.baddbmm", "vector", partial(_baddbmm, alpha=1, beta=1), (batch_a, batch_b), (rand(2),), **alike)
     add("aten.addbmm", "one", partial(_addbmm, alpha=1, beta=1), (batch_a,), (batch_b, rand(2)))
     add("aten.bilinear", "first", F.bilinear, (rand(2, 3),), (rand(2, 4), rand(5, 3, 4), rand(5)))
@@ -130,7 +144,8 @@ EQUATIONS = (
     ("ij,jk->ik", ((2, 3), (3, 4))), ("bij,bjk->bik", ((2, 3, 2), (2, 2, 3))), ("bhid,bhjd->bhij", ((2, 2, 2, 3),) * 2),
     ("i,j->ij", ((3,), (4,))), ("bi,bi->b", ((2, 3), (2, 3))), ("...i,ji->...j", ((2, 3, 4), (2, 4))), ("ij,ij", ((2, 3),) * 2),
     ("ij->ji", ((2, 3),)), ("ii->i", ((3, 3),)), ("bij->b", ((2, 2, 3),)),
-    ("bi,ij,bj->b", ((2, 3), (3, 4), (2, 4))), ("bi,bi,bi->bi", ((2, 3),) * 3), ("bik,bjk,bk->bij", ((2, 2, 3), (2, 2, 3), (2, 3))),
+    ("bi,ij,bj->b", ((2, 3), (3, 4), (2, 4))), ("bi,bi,bi->bi", ((2, 3),) * 3),
+    ("bik,bjk,bk->bij", ((2, 2, 3), (2, 2, 3), (2, 3))),
 )  # fmt: skip
 
 
@@ -143,7 +158,9 @@ def _einsum() -> list[Check]:
             fn = partial(_in_order, equation, order)
             inputs = tuple(tensors[k] for k in carrying)
             rest = tuple(tensors[k] for k in order[len(carrying) :])
-            batched = len(carrying) == len(shapes) and all(t.startswith("b") for t in equation.split("->")[0].split(","))
+            batched = len(carrying) == len(shapes) and all(
+                t.startswith("b") for t in equation.split("->")[0].split(",")
+            )
             batched = batched and equation.split("->")[-1].startswith("b")
             name = f"{equation}-{''.join(map(str, carrying))}"
             found += checks_of(Case("aten.einsum", name, fn, inputs, rest, batched=batched), epsilons=(0.0, 0.25))

@@ -30,7 +30,8 @@ def _checks() -> list[Check]:
         for left, right in SHAPES:
             name, rows = f"{left}{right}".replace(" ", ""), left[:1] == (2,)
             x, y = rand(*left), rand(*right)
-            found += _both(f"aten.{op}", f"left-{name}", fn, (x,), (y,), batched=rows and len(right) <= len(left))
+            found += _both(f"aten.{op}", f"left-{name}", fn, (x,), (y,), batched=rows and len(right) <= len(left),
+                           per_sample=(0,) if right[:1] == (2,) else ())  # fmt: skip
             found += _both(f"aten.{op}", f"right-{name}", lambda b, a, fn=fn: fn(a, b), (y,), (x,))
             found += _both(f"aten.{op}", f"both-{name}", fn, (x, y), batched=right[:1] == (2,))
         x = rand(2, 3)

@@ -31,16 +31,37 @@ def _added(op: str, fn: Any, first: float, second: float, label: str) -> list[Ch
         name = f"{label}-{left}{right}".replace(" ", "")
         x, y = rand(*left), rand(*right)
         rows = left[:1] == (2,) and len(right) <= len(left)
-        found += _of_terms(op, f"left-{name}", fn, (x,), (y,), lambda a, b: (first * a, second * b),
-                           batched=rows and right[:1] != (2,))  # fmt: skip
+        found += _of_terms(
+            op, f"left-{name}", fn, (x,), (y,), lambda a, b: (first * a, second * b), batched=rows and right[:1] != (2,)
+        )
         found += _of_terms(op, f"right-{name}", lambda b, a: fn(a, b), (y,), (x,), lambda b, a: (second * b, first * a))
-        found += _of_terms(op, f"both-{name}", fn, (x, y), (), lambda a, b: (first * a, second * b),
-                           batched=rows and right[:1] == (2,))  # fmt: skip
-    found += _of_terms(op, f"itself-{label}", fn, (rand(2, 3) + (0.0 if first + second else 2.0),), (),
-                       lambda a, b: (first * a, second * b), slots=(0, 0), batched=True) if first + second else []  # fmt: skip
+        found += _of_terms(
+            op, f"both-{name}", fn, (x, y), (), lambda a, b: (first * a, second * b), batched=rows and right[:1] == (2,)
+        )
+    found += (
+        _of_terms(
+            op,
+            f"itself-{label}",
+            fn,
+            (rand(2, 3) + (0.0 if first + second else 2.0),),
+            (),
+            lambda a, b: (first * a, second * b),
+            slots=(0, 0),
+            batched=True,
+        )
+        if first + second
+        else []
+    )
     number = torch.tensor(0.7, dtype=torch.float64)
-    found += _of_terms(op, f"number-{label}", lambda a: fn(a, 0.7), (rand(2, 3),), (),
-                       lambda a: (first * a, second * number), batched=True)  # fmt: skip
+    found += _of_terms(
+        op,
+        f"number-{label}",
+        lambda a: fn(a, 0.7),
+        (rand(2, 3),),
+        (),
+        lambda a: (first * a, second * number),
+        batched=True,
+    )
     return found
 
 
@@ -55,24 +76,79 @@ def _additions() -> list[Check]:
     index = torch.tensor([0, 2, 2])
     places = torch.tensor([[0, 1, 1], [2, 0, 0]])
     additive: list[tuple[str, str, Any, Any, Any, tuple[int, ...], bool]] = [
-        ("index_add", "both", lambda a, s, i: torch.index_add(a, 1, i, s), (rand(2, 4), rand(2, 3)), (index,), (0, 1), True),
-        ("index_add", "alpha", lambda a, s, i: torch.index_add(a, 1, i, s, alpha=-0.5), (rand(2, 4), rand(2, 3)), (index,),
-         (0, 1), True),
-        ("index_add", "source-constant", lambda a, s, i: torch.index_add(a, 0, i, s), (rand(4, 2),), (rand(3, 2), index), (0,),
-         False),
-        ("index_add", "self-constant", lambda s, a, i: torch.index_add(a, 0, i, s), (rand(3, 2),), (rand(4, 2), index), (0,),
-         False),
-        ("scatter_add", "both", lambda a, s, i: torch.scatter_add(a, 1, i, s), (rand(2, 4), rand(2, 3)), (places,), (0, 1),
-         False),
-        ("scatter_add", "source-constant", lambda a, s, i: torch.scatter_add(a, 1, i, s), (rand(2, 4),), (rand(2, 3), places),
-         (0,), False),
-        ("scatter_add", "self-constant", lambda s, a, i: torch.scatter_add(a, 1, i, s), (rand(2, 3),), (rand(2, 4), places),
-         (0,), False),
-    ]  # fmt: skip
+        (
+            "index_add",
+            "both",
+            lambda a, s, i: torch.index_add(a, 1, i, s),
+            (rand(2, 4), rand(2, 3)),
+            (index,),
+            (0, 1),
+            True,
+        ),
+        (
+            "index_add",
+            "alpha",
+            lambda a, s, i: torch.index_add(a, 1, i, s, alpha=-0.5),
+            (rand(2, 4), rand(2, 3)),
+            (index,),
+            (0, 1),
+            True,
+        ),
+        (
+            "index_add",
+            "source-constant",
+            lambda a, s, i: torch.index_add(a, 0, i, s),
+            (rand(4, 2),),
+            (rand(3, 2), index),
+            (0,),
+            False,
+        ),
+        (
+            "index_add",
+            "self-constant",
+            lambda s, a, i: torch.index_add(a, 0, i, s),
+            (rand(3, 2),),
+            (rand(4, 2), index),
+            (0,),
+            False,
+        ),
+        (
+            "scatter_add",
+            "both",
+            lambda a, s, i: torch.scatter_add(a, 1, i, s),
+            (rand(2, 4), rand(2, 3)),
+            (places,),
+            (0, 1),
+            False,
+        ),
+        (
+            "scatter_add",
+            "source-constant",
+            lambda a, s, i: torch.scatter_add(a, 1, i, s),
+            (rand(2, 4),),
+            (rand(2, 3), places),
+            (0,),
+            False,
+        ),
+        (
+            "scatter_add",
+            "self-constant",
+            lambda s, a, i: torch.scatter_add(a, 1, i, s),
+            (rand(2, 3),),
+            (rand(2, 4), places),
+            (0,),
+            False,
+        ),
+    ]
     for op, name, fn, inputs, constants, slots, rows in additive:
         case = Case(f"aten.{op}", name, fn, inputs, constants, batched=rows)
         found += [
-            Check(case, "epsilon", partial(sum_of_products, epsilon=e, additive=slots, offset_name="constant"), {"epsilon": e})
+            Check(
+                case,
+                "epsilon",
+                partial(sum_of_products, epsilon=e, additive=slots, offset_name="constant"),
+                {"epsilon": e},
+            )
             for e in EPSILONS
         ]
         found.append(Check(case, "gradient", partial(sum_of_products, additive=slots, offset_name="constant")))
@@ -83,19 +159,30 @@ def _maps() -> list[Check]:
     """Linear maps of one tensor: R_i = x_i w_ji / z_j R_j with weights 1, 1 / n or -1."""
     x = rand(2, 3, 2)
     rows: list[tuple[str, str, Any]] = [
-        ("neg", "all", torch.neg), ("negative", "all", torch.negative),
-        ("sum", "last", lambda a: a.sum(-1)), ("sum", "two", lambda a: a.sum((1, 2), keepdim=True)),
-        ("sum", "kept", lambda a: a.sum(1, keepdim=True)), ("sum", "to-float64", lambda a: a.sum(1, dtype=torch.float64)),
-        ("mean", "last", lambda a: a.mean(-1)), ("mean", "two", lambda a: a.mean((1, 2))),
+        ("neg", "all", torch.neg),
+        ("negative", "all", torch.negative),
+        ("sum", "last", lambda a: a.sum(-1)),
+        ("sum", "two", lambda a: a.sum((1, 2), keepdim=True)),
+        ("sum", "kept", lambda a: a.sum(1, keepdim=True)),
+        ("sum", "to-float64", lambda a: a.sum(1, dtype=torch.float64)),
+        ("mean", "last", lambda a: a.mean(-1)),
+        ("mean", "two", lambda a: a.mean((1, 2))),
         ("mean", "kept", lambda a: a.mean(1, keepdim=True)),
-        ("cumsum", "1", lambda a: a.cumsum(1)), ("cumsum", "last", lambda a: a.cumsum(-1)),
-        ("diff", "last", lambda a: torch.diff(a)), ("diff", "twice", lambda a: torch.diff(a, n=2, dim=1)),
-    ]  # fmt: skip
+        ("cumsum", "1", lambda a: a.cumsum(1)),
+        ("cumsum", "last", lambda a: a.cumsum(-1)),
+        ("diff", "last", lambda a: torch.diff(a)),
+        ("diff", "twice", lambda a: torch.diff(a, n=2, dim=1)),
+    ]
     whole: list[tuple[str, str, Any, Any]] = [
-        ("sum", "all", torch.sum, (2, 3)), ("sum", "first", lambda a: a.sum(0), (3, 2)), ("mean", "all", torch.mean, (2, 3)),
-        ("mean", "first", lambda a: a.mean(0), (3, 2)), ("cumsum", "first", lambda a: a.cumsum(0), (3, 2)),
-        ("sum", "empty-dims", lambda a: a.sum(()), (2, 3)), ("trace", "square", torch.trace, (3, 3)), ("trace", "wide", torch.trace, (2, 4)),
-    ]  # fmt: skip
+        ("sum", "all", torch.sum, (2, 3)),
+        ("sum", "first", lambda a: a.sum(0), (3, 2)),
+        ("mean", "all", torch.mean, (2, 3)),
+        ("mean", "first", lambda a: a.mean(0), (3, 2)),
+        ("cumsum", "first", lambda a: a.cumsum(0), (3, 2)),
+        ("sum", "empty-dims", lambda a: a.sum(()), (2, 3)),
+        ("trace", "square", torch.trace, (3, 3)),
+        ("trace", "wide", torch.trace, (2, 4)),
+    ]
     cases = [Case(f"aten.{op}", name, fn, (x,), batched=True) for op, name, fn in rows]
     cases += [Case(f"aten.{op}", name, fn, (rand(*shape),)) for op, name, fn, shape in whole]
     ends = rand(2, 1)

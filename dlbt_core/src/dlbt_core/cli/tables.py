@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dlbt_core.composites.composite import Composite
 from dlbt_core.errors import PluginWarning, UnknownCompositeError
 from dlbt_core.explanation import Explanation
 from dlbt_core.plugins.loader import Plugins, default_plugins
@@ -141,10 +140,10 @@ def print_composite(name: str) -> None:
     known = default_plugins().composites
     if name not in list(known):
         raise UnknownCompositeError(f"no composite {name!r}. There are: {', '.join(known)}.")
-    entry = known._entries[name][2]
+    entry = known.get(name)
     typer.echo(f"{known.summary(name)}\n")
     chosen = f"composite {name}\n  chosen for each model: its plan names what it is there."
-    typer.echo(str(entry) if isinstance(entry, Composite) else chosen)
+    typer.echo(chosen if entry is None else str(entry))
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------

@@ -162,6 +162,11 @@ class CompositeSet:
         """One line about a composite."""
         return self._entries[name][0]
 
+    def get(self, name: str) -> Composite | None:
+        """The composite of that name; None if there is none, or if it is chosen by the graph."""
+        entry = self._entries[name][2] if name in self._entries else None
+        return entry if isinstance(entry, Composite) else None
+
     def resolve(self, name: str | Composite, graph: Graph, facts: Facts) -> Composite:
         """The composite of that name for a graph.
 

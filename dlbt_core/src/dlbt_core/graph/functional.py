@@ -7,6 +7,7 @@ is a view op applied to its parent. A write to one of them makes a new value for
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +16,39 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from dlbt_core.errors import CaptureError
 from dlbt_core.graph.ir import Ref
 
-__all__ = ["Alias", "AliasTracker", "ViewStep"]
+__all__ = ["AS_STRIDED", "Alias", "AliasTracker", "ViewStep", "any_layout"]
 
-Emit = Callable[[str, Mapping[str, Any], torch.Tensor], int]
+Emit = Callable[[str, Mapping[str, Any], Any], int]
+Constant = Callable[[torch.Tensor], int]
 
 _SAME_ELEMENTS = {
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "alias", "detach", "contiguous",
     "to", "view_as", "reshape_as", "lift_fresh", "type_as", "_reshape_alias", "positive",
     "resolve_conj", "resolve_neg", "dropout", "feature_dropout", "expand_as",
 }  # fmt: skip
+
+
+AS_STRIDED = "aten.as_strided.default"
+_ANY_LAYOUT = {
+    "aten.view.default": ("aten.reshape.default", {"size": "shape"}),
+    "aten.view_as.default": ("aten.reshape_as.default", {}),
+}  # fmt: skip
+_INVERSE = {
+    "view_as_real": "aten.view_as_complex.default", "view_as_complex": "aten.view_as_real.default",
+    "_conj": "aten.conj_physical.default", "conj": "aten.conj_physical.default", "_neg_view": "aten.neg.default",
+}  # fmt: skip
+
+
+
+def any_layout(op: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A view op that does not mind the strides of what it views: after a write, those of a replay may differ."""
+    if op not in _ANY_LAYOUT:
+        return op, dict(args)
+    other, names = _ANY_LAYOUT[op]
+    return other, {names.get(name, name): arg for name, arg in args.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +64,9 @@ class ViewStep:
 class Alias:
     """One tensor of the running model and the value that is in it now."""
 
-    __slots__ = ("dtype", "external", "parent", "root", "shape", "step", "strides", "tensor", "value", "version")
+    __slots__ = (
+        "dtype", "external", "parent", "root", "shape", "step", "storage", "strides", "tensor", "value", "version"
+    )  # fmt: skip
 
     def __init__(self, tensor: torch.Tensor, value: int, parent: Alias | None, step: ViewStep | None) -> None:
         self.tensor = weakref.ref(tensor)
@@ -53,34 +78,41 @@ class Alias:
         self.shape = tuple(tensor.shape)
         self.dtype = tensor.dtype
         self.strides = (tuple(tensor.stride()), tensor.storage_offset())
+        self.storage = _storage_key(tensor)
         self.external = False
 
 
 class AliasTracker:
     """Knows every live tensor of a recording by identity, and its memory by storage."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, constant: Constant) -> None:
         self._emit = emit
+        self._constant = constant
         self._by_id: dict[int, Alias] = {}
         self._roots: dict[int, tuple[StorageWeakRef, Alias]] = {}
 
     def find(self, tensor: torch.Tensor) -> Alias | None:
         """The alias of this very tensor object, or of the memory it is a new window on."""
         alias = self._by_id.get(id(tensor))
-        if alias is not None and alias.tensor() is tensor:
+        if alias is not None and alias.tensor() is tensor and alias.storage == _storage_key(tensor):
             return alias
         root = self.root_of(tensor)
         if root is None:
             return None
         if self._same_window(root, tensor):
             return self.bind(tensor, self.current(root), root, ViewStep("aten.alias.default", {}, "self", 0))
-        size, stride, offset = list(tensor.shape), list(tensor.stride()), tensor.storage_offset()
-        step = ViewStep("aten.as_strided.default", {"size": size, "stride": stride, "storage_offset": offset}, "self", 0)
-        return self.bind(tensor, self._derive(step, self.current(root), tensor), root, step)
+        return self.window(tensor, root)
+
+    def window(self, tensor: torch.Tensor, root: Alias) -> Alias:
+        """Let `tensor` be known as elements picked out of `root` by their places in memory."""
+        alias = self.bind(tensor, self.current(root), root, ViewStep(AS_STRIDED, {}, "self", 0))
+        alias.value = self._pick(alias, root, alias.value)
+        return alias
 
     @staticmethod
     def _same_window(alias: Alias, tensor: torch.Tensor) -> bool:
-        return alias.shape == tuple(tensor.shape) and alias.strides == (tuple(tensor.stride()), tensor.storage_offset())
+        strides = (tuple(tensor.stride()), tensor.storage_offset())
+        return alias.shape == tuple(tensor.shape) and alias.strides == strides and alias.dtype == tensor.dtype
 
     def root_of(self, tensor: torch.Tensor) -> Alias | None:
         """The root alias of the memory of `tensor`, if any tensor of it is known."""
@@ -104,12 +136,31 @@ class AliasTracker:
         """The value in `alias` now; derived again if its memory was written through another view."""
         if alias.version != alias.root.version:
             assert alias.parent is not None and alias.step is not None
-            alias.value = self._derive(alias.step, self.current(alias.parent), alias)
+            alias.value = self._derive(alias, alias.step, alias.parent, self.current(alias.parent))
             alias.version = alias.root.version
         return alias.value
 
-    def _derive(self, step: ViewStep, parent: int, like: Any) -> int:
-        return self._emit(step.op, {step.parent_arg: Ref(parent), **step.args, "__output__": step.output}, like)
+    def _derive(self, alias: Alias, step: ViewStep, parent: Alias, value: int) -> int:
+        if step.op == AS_STRIDED:
+            return self._pick(alias, parent, value)
+        op, args = any_layout(step.op, step.args)
+        return self._emit(op, {step.parent_arg: Ref(value), **args, "__output__": step.output}, alias)
+
+    def _pick(self, child: Alias, parent: Alias, value: int) -> int:
+        """The child's elements out of the parent's value, whose strides in a replay may be others than in the run."""
+        flat = self._emit("aten.reshape.default", {"self": Ref(value), "shape": [-1]}, _flat(parent))
+        places = Ref(self._constant(_places(child, parent)))
+        picked = self._emit("aten.index.Tensor", {"self": Ref(flat), "indices": [places]}, _flat(child))
+        return self._emit("aten.reshape.default", {"self": Ref(picked), "shape": list(child.shape)}, child)
+
+    def _put(self, child: Alias, parent: Alias, old: int) -> int:
+        """The parent's value with the child's elements put where they lie in memory."""
+        places = Ref(self._constant(_places(child, parent)))
+        flat = self._emit("aten.reshape.default", {"self": Ref(old), "shape": [-1]}, _flat(parent))
+        new = self._emit("aten.reshape.default", {"self": Ref(child.value), "shape": [-1]}, _flat(child))
+        args = {"self": Ref(flat), "indices": [places], "values": Ref(new)}
+        both = self._emit("aten.index_put.default", args, _flat(parent))
+        return self._emit("aten.reshape.default", {"self": Ref(both), "shape": list(parent.shape)}, parent)
 
     def write(self, alias: Alias, value: int) -> None:
         """`alias` was written: it holds `value` now, and so do, in their way, all that share its memory."""
@@ -131,6 +182,8 @@ class AliasTracker:
         name = step.op.split(".")[1]
         args = step.args
         new, base = Ref(child.value), Ref(old)
+        if child.dtype != parent.dtype or name in ("_conj", "conj", "_neg_view"):
+            return self._put_back_numbers(name, child, parent, old)
         if name in _SAME_ELEMENTS:
             if child.shape == parent.shape:
                 return child.value
@@ -153,9 +206,18 @@ class AliasTracker:
             return self._emit("aten.slice_scatter.default", {"self": base, "src": new, **where}, parent)
         if name == "diagonal":
             return self._emit("aten.diagonal_scatter.default", {"self": base, "src": new, **args}, parent)
-        (size, (stride, offset)) = child.shape, child.strides
-        where = {"size": list(size), "stride": list(stride), "storage_offset": offset - parent.strides[1]}
-        return self._emit("aten.as_strided_scatter.default", {"self": base, "src": new, **where}, parent)
+        return self._put(child, parent, old)
+
+    def _put_back_numbers(self, name: str, child: Alias, parent: Alias, old: int) -> int:
+        """The same for views that show the parent's memory as other numbers."""
+        new = Ref(child.value)
+        if name in ("real", "imag"):
+            other = "imag" if name == "real" else "real"
+            parts = {name: new, other: Ref(self._emit(f"aten.{other}.default", {"self": Ref(old)}, child))}
+            return self._emit("aten.complex.default", parts, parent)
+        if name == "view":
+            return self._emit("aten.view.dtype", {"self": new, "dtype": parent.dtype}, parent)
+        return self._emit(_INVERSE[name], {"self": new}, parent)
 
 
 def _dims(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +235,7 @@ def _window(
     if name == "unbind":
         return {"dim": dim, "index": output}
     if name == "narrow":
-        start = args["start"]
+        start = args["start"] % parent[dim]
     elif name == "split_with_sizes":
         start = sum(args["split_sizes"][:output])
     elif name == "split" and isinstance(args["split_size"], int):
@@ -183,11 +245,35 @@ def _window(
     elif name == "chunk":
         start = -(-parent[dim] // args["chunks"]) * output
     elif "indices" in args:
-        start = [0, *args["indices"]][output]
+        start = slice(0, [0, *args["indices"]][output]).indices(parent[dim])[1]
     else:
         even, extra = divmod(parent[dim], args["sections"])
         start = even * output + min(output, extra)
     return {"dim": dim, "start": start, "end": start + child[dim]}
+
+
+def _places(child: Alias, parent: Alias) -> torch.Tensor:
+    """Where the child's elements, in order, stand among the parent's."""
+    inside, outside = _addresses(parent), _addresses(child)
+    order = torch.full((int(torch.cat([inside, outside]).max()) + 1,), -1)
+    order[inside] = torch.arange(inside.numel())
+    if bool((order[outside] < 0).any()):
+        raise CaptureError("a window on memory outside of the tensor cannot be recorded.\n  fix  slice the tensor instead.")
+    return order[outside]
+
+
+def _addresses(alias: Alias) -> torch.Tensor:
+    """The place in memory of each element, in order."""
+    strides, offset = alias.strides
+    found = torch.tensor([offset])
+    for size, stride in zip(alias.shape, strides, strict=True):
+        found = (found.unsqueeze(-1) + torch.arange(size) * stride).reshape(-1)
+    return found
+
+
+def _flat(alias: Alias) -> Any:
+    """What the alias' elements look like in a row."""
+    return torch.empty(math.prod(alias.shape), dtype=alias.dtype, device="meta")
 
 
 def _storage_key(tensor: torch.Tensor) -> int | None:

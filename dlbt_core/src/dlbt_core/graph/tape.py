@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlbt_core.errors import CaptureError
-from dlbt_core.graph.functional import Alias, AliasTracker, ViewStep
+from dlbt_core.graph.functional import AS_STRIDED, Alias, AliasTracker, ViewStep, any_layout
 from dlbt_core.graph.ir import Graph, Guard, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
-from dlbt_core.graph.ops import returns_many
-from dlbt_core.graph.structure import leaves
+from dlbt_core.graph.ops import packet, returns_many
+from dlbt_core.graph.structure import leaves, rebuilder
 
 __all__ = ["Recording", "Tape", "record"]
 
@@ -34,6 +36,9 @@ _METADATA_ONLY = {
 }  # fmt: skip
 _OVERLOADS = {"aten.transpose.default": "aten.transpose.int"}
 _RENAMED_IN_PLACE = {"__iand__": "__and__", "__ior__": "__or__", "__ixor__": "__xor__"}
+_WRITES = {"copy_", "fill_", "zero_"}
+_TRUTH = {f"aten.{n}" for n in "eq ne lt le gt ge not_equal less less_equal greater greater_equal logical_not "
+          "logical_and logical_or logical_xor".split()}  # fmt: skip
 _ESCAPES = {"resolve_conj", "resolve_neg"}
 
 
@@ -78,7 +83,10 @@ def record(
     with _LOCK, _untouched_globals(), following, tape:
         try:
             result = run(tape)
-            outputs = {path: tape.value_of(leaf) for path, leaf in leaves(result) if isinstance(leaf, torch.Tensor)}
+            returned = {path: leaf for path, leaf in leaves(result) if isinstance(leaf, torch.Tensor)}
+            outputs = {path: tape.value_of(leaf) for path, leaf in returned.items()}
+            if tape.wrote_external:
+                result = rebuilder(result)({path: leaf.clone() for path, leaf in returned.items()})
         except NotImplementedError as error:
             if "higher order" not in str(error).lower():
                 raise
@@ -124,7 +132,7 @@ class Tape(TorchDispatchMode):
         self.state_values: dict[str, int] = {}
         self.input_values: dict[str, int] = {}
         self.random: list[str] = []
-        self.tracker = AliasTracker(self._emit_single)
+        self.tracker = AliasTracker(self._emit_single, self._constant)
         self._namer = Namer()
         self._expand = expand
         self._thread = threading.get_ident()
@@ -190,6 +198,12 @@ class Tape(TorchDispatchMode):
         self.constants[value] = tensor
         return value
 
+    def _constant(self, tensor: torch.Tensor) -> int:
+        """A tensor of the recording's own, as a value."""
+        value = self._new_value("constant", f"constant_{len(self.constants)}", tensor)
+        self.constants[value] = tensor
+        return value
+
     def _owner_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The parameter or buffer whose memory `tensor` shares, e.g. as its ``.data``."""
         if tensor.layout != torch.strided or not tensor.numel() or not self._state_storages:
@@ -244,6 +258,12 @@ class Tape(TorchDispatchMode):
         if drew:
             self._note_random(func, tensors)
             return
+        root = self.tracker.root_of(result) if isinstance(result, torch.Tensor) else None
+        if root is not None and root.version:
+            if op == AS_STRIDED:
+                self.tracker.window(result, root)
+                return
+            op, refs = any_layout(op, refs)
         guard = _guard_of(func, given, items)
         name, index = self._namer(op), len(self.nodes)
         outputs: list[int | None] = []
@@ -266,6 +286,7 @@ class Tape(TorchDispatchMode):
             for name, arg in given.items():
                 parent = self.tracker.find(arg) if isinstance(arg, torch.Tensor) else None
                 if parent is not None and parent.root is root:
+                    parent = root if op == AS_STRIDED else parent
                     others = {k: v for k, v in refs.items() if k != name}
                     self.tracker.bind(tensor, value, parent, ViewStep(op, others, name, out))
                     return
@@ -281,46 +302,80 @@ class Tape(TorchDispatchMode):
                 self.tracker.bind(tensor, value)
 
     def _write(self, func: Any, given: dict[str, Any], written: list[str], args: Any, kwargs: Any) -> Any:
-        """An in-place or out= op: recorded as the op that makes a new value."""
-        target = given[written[0]]
-        if len(written) > 1 or not isinstance(target, torch.Tensor):
-            raise CaptureError(f"{func} in {self.site()} writes several tensors; that cannot be recorded.")
-        before = self._refer(target)
-        alias = self.tracker.find(target)
-        assert alias is not None
-        refs = {name: self._refer(arg) for name, arg in given.items() if not (name == "out" and func._overloadname == "out")}
+        """An in-place or out= op: recorded as the op that makes new values."""
+        functional = _functional(func)
+        if functional is None and func._opname not in _WRITES:
+            if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+                with self:
+                    return func.decompose(*args, **kwargs)
+            raise CaptureError(
+                f"{func} in {self.site()} writes into a tensor and has no functional form.\n"
+                "  fix  use an op that returns a new tensor there."
+            )
+        refs = {name: self._refer(arg) for name, arg in given.items()}
+        targets = [t for name in written for t in (given[name] if isinstance(given[name], (list, tuple)) else [given[name]])]
+        aliases = [self._alias_of(target) for target in targets]
         seed = _random_state(func)
-        if alias.root.external:
-            self._written.append((target, target.clone()))
+        for target, alias in zip(targets, aliases, strict=True):
+            if alias.root.external:
+                self._written.append((target, target.clone()))
         result = func(*args, **kwargs)
         if seed is not None and _advanced(seed):
             self.random.append(f"{func} in {self.site()}")
-            value = self._new_value("constant", f"random_{len(self.constants)}", target)
-            self.constants[value] = target.clone()
+            values = [self._constant(target.clone()) for target in targets]
+        elif len(targets) > 1 and functional is not None:
+            values = self._emit_many(functional, refs, targets)
         else:
-            value = self._emit_write(func, refs, target)
-        if alias.shape != tuple(target.shape):
-            raise CaptureError(f"{func} in {self.site()} resizes a tensor; that cannot be recorded. ({before})")
-        self.tracker.write(alias, value)
+            values = [self._emit_write(func, functional, refs, targets[0])]
+        for target, alias, value in zip(targets, aliases, values, strict=True):
+            if alias.shape == tuple(target.shape):
+                self.tracker.write(alias, value)
+            elif math.prod(alias.shape) or alias.root.external or functional is None:
+                raise CaptureError(
+                    f"{func} in {self.site()} resizes a tensor; that cannot be recorded.\n  fix  make a new tensor there."
+                )
+            else:
+                self.tracker.bind(target, value)
         return result
 
-    def _emit_write(self, func: Any, refs: dict[str, Any], target: torch.Tensor) -> int:
+    def _alias_of(self, tensor: torch.Tensor) -> Alias:
+        self.value_of(tensor)
+        alias = self.tracker.find(tensor)
+        assert alias is not None
+        return alias
+
+    def _emit_many(self, functional: _Functional, refs: Mapping[str, Any], targets: list[torch.Tensor]) -> list[int]:
+        """The values that an op leaves in several tensors at once."""
+        name, index = self._namer(functional.op), len(self.nodes)
+        values = [self._new_value("result", f"{name}.{i}", target, index) for i, target in enumerate(targets)]
+        args = MappingProxyType(functional.take(refs))
+        self.nodes.append(Node(index, name, functional.op, args, tuple(values), True, self.site()))
+        return values
+
+    def _emit_write(
+        self, func: Any, functional: _Functional | None, refs: dict[str, Any], target: torch.Tensor
+    ) -> int:
         """The value that an in-place op leaves in `target`."""
         source = refs.get("src") if func._opname == "copy_" else refs.get("value") if func._opname == "fill_" else None
         if isinstance(source, Ref):
             value = source.index
             if self.values[value].shape != tuple(target.shape):
                 args = {"self": source, "size": list(target.shape)}
-                value = self._emit_single("aten.expand.default", args, target)
-        elif func._opname in ("zero_", "fill_"):
+                value = self._emit_single("aten.expand.default", args, _meta(target, self.values[value].dtype))
+            return self._cast(value, target) if self.values[value].dtype != target.dtype else value
+        if functional is None or func._opname in _WRITES:
             args = {"self": refs["self"], "fill_value": refs.get("value", 0)}
             return self._emit_single("aten.full_like.default", args, target)
-        else:
-            value = self._emit_single(_functional_name(func, self), refs, target)
-        read = {self.values[ref.index].dtype for arg in refs.values() for ref in refs_in(arg)}
-        if any(dtype != target.dtype and dtype.is_floating_point for dtype in read):
-            value = self._emit_single("aten.to.dtype", {"self": Ref(value), "dtype": target.dtype}, target)
-        return value
+        taken = functional.take(refs)
+        if packet(functional.op) in _TRUTH and target.dtype != torch.bool:
+            return self._cast(self._emit_single(functional.op, taken, _meta(target, torch.bool)), target)
+        value = self._emit_single(functional.op, taken, target)
+        read = {self.values[ref.index].dtype for arg in taken.values() for ref in refs_in(arg)} - {target.dtype}
+        strict = "out" in refs or not target.is_floating_point()
+        return self._cast(value, target) if any(strict or dtype.is_floating_point for dtype in read) else value
+
+    def _cast(self, value: int, target: torch.Tensor) -> int:
+        return self._emit_single("aten.to.dtype", {"self": Ref(value), "dtype": target.dtype}, target)
 
     def _emit_single(self, op: str, args: Mapping[str, Any], like: Any) -> int:
         """Add a node of one result (or of which one result counts) and give its value."""
@@ -398,6 +453,11 @@ class Tape(TorchDispatchMode):
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
+    @property
+    def wrote_external(self) -> bool:
+        """Whether the model wrote to an input, a weight or a buffer."""
+        return bool(self._written)
+
     def restore_writes(self) -> None:
         """Inputs, weights and buffers the model wrote to are given their contents back."""
         for tensor, content in reversed(self._written):
@@ -432,23 +492,36 @@ def _plain_name(func: Any) -> str:
     return _OVERLOADS.get(found, found)
 
 
-def _functional_name(func: Any, tape: Tape) -> str:
-    """The op that makes a new value where `func` writes into an old one."""
+class _Functional(NamedTuple):
+    """The op that makes new values where another writes into old ones, and the other's names for its arguments."""
+
+    op: str
+    names: Mapping[str, str]
+
+    def take(self, refs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the writing op as this one's."""
+        return {self.names[name]: arg for name, arg in refs.items() if name in self.names}
+
+
+@lru_cache(maxsize=None)
+def _functional(func: Any) -> _Functional | None:
+    """The functional form of an in-place or out= op, if it has one."""
     namespace, name, overload = str(func).split(".")
-    packet_name = _RENAMED_IN_PLACE.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)
-    packet = getattr(getattr(torch.ops, namespace), packet_name, None)
-    if packet is not None and packet_name != name and overload in packet.overloads():
-        return f"{namespace}.{packet_name}.{overload}"
-    if packet is not None and packet_name == name:
-        wanted = [a.name for a in func._schema.arguments if a.alias_info is None or not a.alias_info.is_write]
-        for other in packet.overloads():
-            schema = getattr(packet, other)._schema
-            if [a.name for a in schema.arguments] == wanted and not schema.is_mutable:
-                return f"{namespace}.{packet_name}.{other}"
-    raise CaptureError(
-        f"{func} in {tape.site()} writes into a tensor and has no functional form.\n"
-        "  fix  use an op that returns a new tensor there."
-    )
+    name = _RENAMED_IN_PLACE.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)
+    family = getattr(getattr(torch.ops, namespace), name, None)
+    given = [a for a in func._schema.arguments if not a.is_out]
+    for other in sorted(family.overloads(), key=lambda o: o != overload) if family is not None else ():
+        schema = getattr(family, other)._schema
+        fits = [str(a.type) for a in schema.arguments] == [str(a.type) for a in given]
+        if fits and not schema.is_mutable:
+            names = {mine.name: its.name for mine, its in zip(given, schema.arguments, strict=True)}
+            return _Functional(f"{namespace}.{name}.{other}", names)
+    return None
+
+
+def _meta(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a tensor of that shape and another dtype looks like."""
+    return torch.empty(tensor.shape, dtype=dtype, device="meta")
 
 
 def _guard_of(func: Any, given: Mapping[str, Any], items: list[Any]) -> Guard | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -90,7 +91,7 @@ def execute(
         _check_score(one.score, target, found, inputs)
     results = _backward(program, run, met, found, job)
     return [
-        _explanation(program, found, outputs, target, one, result, job)
+        _explanation(program, found, inputs, outputs, target, one, result, job)
         for target, one, result in zip(job.targets, met, results, strict=True)
     ]
 
@@ -258,7 +259,10 @@ def _backward(program: _Program, run: ForwardRun, met: Sequence[_Met], found: Ca
             )
             return vars(passed)
 
-        mapped = torch.vmap(one_target)(*stacked)
+        with warnings.catch_warnings():
+            # Some fused backward kernels have no batching rule; torch then runs just them target by target.
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            mapped = torch.vmap(one_target)(*stacked)
     return [
         Propagation(**{name: {k: t[i] for k, t in table.items()} for name, table in mapped.items()})
         for i in range(len(met))
@@ -289,13 +293,14 @@ class _progress:
 def _explanation(
     program: _Program,
     found: Capture,
+    given: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     target: Any,
     met: _Met,
     result: Propagation,
     job: Job,
 ) -> Explanation:
-    plan = program.plan if met.plan is None else replace(program.plan, tail=met.plan)
+    plan = program.plan if met.plan is None else replace(program.plan.reached_from(met.seeds), tail=met.plan)
     graph = plan.graph
     device = met.score.device
 
@@ -335,6 +340,7 @@ def _explanation(
         picked=met.picked,
         outputs=dict(outputs),
         layers={name: relevance(value) for name, value in program.shown.items()},
+        values={name: given[name] for name in plan.explained},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -78,6 +79,8 @@ class ForwardProgram:
         keyed: list[tuple[str, Any]] = []
         for argument in arguments(node.op):
             value = node.args.get(argument.name, argument.default)
+            if argument.name == "end" and isinstance(value, int) and value == sys.maxsize:
+                value = None  # "to the end"; as a number it overflows in torch's own batching rules
             tensors = _tensor_template(value)
             if argument.keyword_only:
                 if argument.name in node.args:

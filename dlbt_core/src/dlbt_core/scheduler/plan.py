@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from dlbt_core.composites.composite import Composite
 from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.rules.rule import Form, Rule
 
-__all__ = ["Plan", "Slot", "Step"]
+__all__ = ["Plan", "Slot", "Step", "summarise"]
 
 
 class Slot(NamedTuple):
@@ -111,23 +111,26 @@ class Plan:
         """What the composite is called, and why it was chosen if it was chosen by rule."""
         return self.composite.name + (f" ({self.composite.note})" if self.composite.note else "")
 
+    def reached_from(self, values: Iterable[int]) -> Plan:
+        """The plan without the steps that no message from `values` reaches."""
+        reached = set(values)
+        steps: list[Step] = []
+        for step in reversed(self.steps):
+            if reached.intersection(o for o in step.node.outputs if o is not None):
+                steps.append(step)
+                reached.update(slot.value for slot in step.slots)
+        return replace(self, steps=tuple(reversed(steps)))
+
     def table(self) -> list[dict[str, Any]]:
-        """One plain row per node: what runs there, with which parameters, from whom, and why."""
-        return [
-            {
-                "node": step.node.name,
-                "op": step.node.op,
-                "module": step.node.site.module,
-                "module_type": step.node.site.module_type,
-                "line": step.node.site.line,
-                "rule": step.rule.id,
-                "parameters": dict(step.parameters),
-                "source": str(step.rule.source),
-                "reason": step.reason,
-            }
-            for step in self.steps
-        ] + [{"node": name, "op": self.graph.node(name).op, "module": self.graph.node(name).site.module,
-              "rule": "constant", "parameters": {}, "reason": why} for name, why in self.held.items()]  # fmt: skip
+        """One plain row per node: what runs there, with which parameters, from whom, and why.
+
+        Nodes of a target function come last; their names begin with ``"target "``.
+        """
+        rows = [_row(s.node, s.rule.id, dict(s.parameters), str(s.rule.source), s.reason) for s in self.steps]
+        rows += [_row(self.graph.node(name), "constant", {}, "", why) for name, why in self.held.items()]
+        if self.tail is not None:
+            rows += [{**row, "node": f"target {row['node']}"} for row in self.tail.table()]
+        return rows
 
     def to_json(self) -> str:
         """The plan as JSON."""
@@ -136,13 +139,7 @@ class Plan:
 
     def summary(self) -> list[tuple[str, str, int]]:
         """(rule with parameters, reason, number of nodes), most frequent first."""
-        counts: dict[tuple[str, str], int] = {}
-        for step in self.steps:
-            key = (step.call, step.reason)
-            counts[key] = counts.get(key, 0) + 1
-        for why in self.held.values():
-            counts["held constant", why] = counts.get(("held constant", why), 0) + 1
-        return sorted(((c, w, n) for (c, w), n in counts.items()), key=lambda row: (-row[2], row[0]))
+        return summarise(self.table())
 
     def __str__(self) -> str:
         head = f"plan: {len(self.steps)} nodes, composite {self.composite.name}"
@@ -151,7 +148,33 @@ class Plan:
         rows = [f"  {s.node.name:<{width}}  {s.call}  [{s.reason}]  {s.node.site}" for s in self.steps]
         rows += [f"  {name:<{width}}  held constant  [{why}]" for name, why in self.held.items()]
         rows += [f"  unused choice: {text}" for text in self.unused]
+        rows += [] if self.tail is None else [f"target {self.tail}"]
         return "\n".join([head, *rows])
 
     def __repr__(self) -> str:
         return f"<Plan of {len(self.steps)} nodes, composite {self.composite.name!r}>"
+
+
+def _row(node: Node, rule: str, parameters: dict[str, Any], source: str, reason: str) -> dict[str, Any]:
+    site = node.site
+    return {
+        "node": node.name,
+        "op": node.op,
+        "module": site.module,
+        "module_type": site.module_type,
+        "line": site.line,
+        "rule": rule,
+        "parameters": parameters,
+        "source": source,
+        "reason": reason,
+    }
+
+
+def summarise(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
+    """Rows of a plan, counted: (rule with parameters, reason, number of nodes), most frequent first."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        given = ", ".join(f"{k}={v!r}" for k, v in row["parameters"].items())
+        rule = "held constant" if row["rule"] == "constant" else f"{row['rule']}({given})"
+        counts[rule, row["reason"]] = counts.get((rule, row["reason"]), 0) + 1
+    return sorted(((rule, why, n) for (rule, why), n in counts.items()), key=lambda row: (-row[2], row[0]))

@@ -181,6 +181,7 @@ def _input(exhibit: Exhibit, name: str, index: int) -> InputView:
         picture = pictures.tokens(relevance, None if given is None else given[index], exhibit.special)
     elif kind == "image":
         given = _given(exhibit.images, name)
+        given = exhibit.explanation.values.get(name) if given is None else given
         picture = pictures.image(relevance, None if given is None else given[index])
     else:
         picture = pictures.bars(relevance, exhibit.top)
@@ -199,14 +200,13 @@ def _kind(exhibit: Exhibit, name: str, relevance: Tensor) -> Kind:
         return "image"
     if relevance.dim() and _given(exhibit.tokens, name) is not None:
         return "tokens"
-    return "tokens" if relevance.dim() == 1 and _holds_ids(exhibit.explanation.plan, name) else "bars"
+    return "tokens" if relevance.dim() == 1 and _holds_ids(exhibit.explanation, name) else "bars"
 
 
-def _holds_ids(plan: Any, name: str) -> bool:
-    """Whether an input holds ids. A saved plan tells only whether the model has an embedding."""
-    if hasattr(plan, "explained"):
-        return not plan.graph.values[plan.explained[name]].is_floating
-    return any(row["op"].startswith("aten.embedding") for row in plan.table())
+def _holds_ids(explanation: Explanation, name: str) -> bool:
+    """Whether an input holds ids."""
+    value = explanation.values.get(name)
+    return value is not None and not value.is_floating_point()
 
 
 def _given(option: Any, name: str) -> Any:

@@ -1,0 +1,48 @@
+"""All cases, and for each registered rule the samples it is tried on."""
+
+from __future__ import annotations
+
+import torch
+
+from oracles.cases import attention, convolution, copies, elementwise, linear, norms, pooling, products, sums
+from oracles.harness import Arriving, Case, Check, Handed, source
+
+__all__ = ["ABSENT", "ALL", "UNBATCHED", "samples"]
+
+ABSENT = attention.ABSENT | elementwise.ABSENT
+"""Keys of rules for ops that torch does not have: no model can run them."""
+
+UNBATCHED = frozenset(
+    "aten.dot aten.outer aten.addbmm aten.trace aten.t aten.numpy_T aten.matrix_H aten.flipud aten.vstack aten.row_stack "
+    "aten.as_strided aten.as_strided_scatter aten.diagonal_scatter aten.masked_select aten.masked_scatter aten.scatter "
+    "aten.gather aten.take_along_dim aten.scatter_add".split()
+)
+"""Ops without a dimension for samples, or whose cases index across it."""
+
+
+def _stopped(case: Case, arriving: Arriving) -> Handed:
+    """Nothing passes a detach."""
+    (R,) = arriving.R
+    return Handed([torch.zeros_like(R)], {"stopped": R})
+
+
+_STOP = [Check(Case("aten.detach", "alone", torch.detach, (source(10)(2, 3),), batched=True), "stop", _stopped)]
+
+ALL: list[Check] = [
+    check
+    for module in (linear, convolution, products, sums, copies, elementwise, attention, norms, pooling)
+    for check in module.CHECKS
+] + _STOP
+
+
+def samples(op: str, variant: str) -> list[Check]:
+    """One or two cases for a rule: one with samples in a batch if there is one, and one whose arguments all carry."""
+    fitting = [c for c in ALL if c.case.op == op and c.variant == variant]
+    batched = [c for c in fitting if c.case.batched] or fitting
+    chosen = batched[:1]
+    widest = max(fitting, key=lambda c: (len(c.case.inputs), c.case.batched), default=None)
+    constant = max(fitting, key=lambda c: (len(c.case.constants), c.case.batched), default=None)
+    for more in (widest, constant):
+        if more is not None and more not in chosen:
+            chosen.append(more)
+    return chosen

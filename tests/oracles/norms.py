@@ -1,0 +1,77 @@
+"""Normalisations over features, their statistic held constant, as dense linear maps; and embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from oracles.harness import Arriving, Case, Handed
+from oracles.picks import rows_along
+
+
+def layer_norm(case: Case, arriving: Arriving, dims: tuple[int, ...], eps: float) -> Handed:
+    """y_j = sum_i w_j (delta_ij - 1 / N) x_i / s + b_j, s = sqrt(var + eps) constant:  R_i = sum_j x_i C_ji / y_j R_j.
+
+    Achtibat et al. 2024, prop. 3.4, with the mean as a linear map (Ali et al. 2022, eq. 9); b_j / y_j R_j to the bias.
+    """
+    return _linear_norm(case, arriving, dims, eps, centred=True)
+
+
+def rms_norm(case: Case, arriving: Arriving, dims: tuple[int, ...], eps: float) -> Handed:
+    """y_j = w_j x_j / s, s = sqrt(mean x^2 + eps) constant: R_j = R_j.  Achtibat et al. 2024, prop. 3.4."""
+    return _linear_norm(case, arriving, dims, eps, centred=False)
+
+
+def _linear_norm(case: Case, arriving: Arriving, dims: tuple[int, ...], eps: float, centred: bool) -> Handed:
+    (x,) = case.arguments
+    weight, bias = _affine(case, x, dims)
+    handed = torch.zeros(x.numel(), dtype=torch.float64)
+    absorbed = torch.zeros(x.numel(), dtype=torch.float64)
+    flat, R, y = x.reshape(-1), arriving.R[0].reshape(-1), arriving.z[0].reshape(-1)
+    for row in rows_along(x.shape, dims).tolist():
+        values, n = flat[row], len(row)
+        middle = values.mean() if centred else 0.0
+        s = torch.sqrt(((values - middle) ** 2).mean() + eps)
+        for j, element in enumerate(row):
+            quotient = R[element] / y[element]
+            for i, source in enumerate(row):
+                entry = float(i == j) - (1.0 / n if centred else 0.0)
+                handed[source] += values[i] * entry * weight[j] / s * quotient
+            absorbed[element] = bias[j] * quotient
+    return Handed([handed.reshape(x.shape)], {"bias": absorbed.reshape(x.shape)} if centred else {})
+
+
+def _affine(case: Case, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    size = torch.Size([x.shape[d] for d in dims]).numel()
+    found = [t.reshape(-1) for t in case.constants]
+    weight = found[0] if found else torch.ones(size, dtype=torch.float64)
+    return weight, found[1] if len(found) > 1 else torch.zeros(size, dtype=torch.float64)
+
+
+def norm_gradient(case: Case, arriving: Arriving, dims: tuple[int, ...], eps: float, centred: bool) -> Handed:
+    """x_i dy_j/dx_i with the statistic's own dependence on x: dy_j/dx_i = w_j / s (delta_ij - c / N - u_j u_i / N)."""
+    (x,) = case.arguments
+    weight, _ = _affine(case, x, dims)
+    handed = torch.zeros(x.numel(), dtype=torch.float64)
+    flat, m = x.reshape(-1), arriving.m[0].reshape(-1)
+    for row in rows_along(x.shape, dims).tolist():
+        values, n = flat[row], len(row)
+        middle = values.mean() if centred else 0.0
+        s = torch.sqrt(((values - middle) ** 2).mean() + eps)
+        u = (values - middle) / s
+        for j, element in enumerate(row):
+            for i, source in enumerate(row):
+                entry = float(i == j) - (1.0 / n if centred else 0.0) - u[j] * u[i] / n
+                handed[source] += values[i] * weight[j] / s * entry * m[element]
+    handed = handed.reshape(x.shape)
+    rest = arriving.R[0].reshape(len(x), -1).sum(1) - handed.reshape(len(x), -1).sum(1)
+    return Handed([handed], {"norm": rest})
+
+
+def embedding(case: Case, arriving: Arriving) -> Handed:
+    """R_t = sum_d R_td: the relevance of a token is that of its vector."""
+    ids, R = case.inputs[0], arriving.R[0]
+    total = torch.zeros(ids.numel(), dtype=torch.float64)
+    for t in range(ids.numel()):
+        total[t] = sum(R.reshape(-1, R.shape[-1])[t].tolist())
+    return Handed([total.reshape(ids.shape)])
