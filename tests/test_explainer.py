@@ -222,6 +222,15 @@ def test_relevance_at_a_layer_is_what_a_model_cut_there_would_get() -> None:
     assert torch.allclose(found.at("1"), dlbt.explain(model[2], hidden, target=1).relevance)  # type: ignore[index]
 
 
+def test_an_audit_after_a_call_without() -> None:
+    explainer = dlbt.Explainer(net())
+    expected = explainer(X)
+    found = explainer(X, audit=True)
+    assert torch.equal(found.relevance, expected.relevance)
+    assert len(found.ledger.accounts) == 3
+    assert not explainer(X).ledger.audited
+
+
 def test_it_prints() -> None:
     found = dlbt.explain(net(), X, target=1, audit=True)
     text = str(found)

@@ -105,7 +105,7 @@ def _program(found: Capture, explained: Iterable[str], job: Job) -> _Program:
     paths = tuple(dict.fromkeys(path for target in job.targets for path in target.paths(floating)))
     report = job.report if isinstance(job.report, str) else tuple(job.report)
     choices = tuple((layer.name, tuple(layer.choices)) for layer in job.layers)
-    key = (paths, job.composite, choices, report, job.fallback, tuple(explained), job.plugins.generation)
+    key = (paths, job.composite, choices, report, job.audit, job.fallback, tuple(explained), job.plugins.generation)
     known = found.programs.get(key)
     programs = found.programs
     if known is not None:
