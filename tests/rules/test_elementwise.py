@@ -90,3 +90,28 @@ def test_slope_that_carries_shares_with_the_input() -> None:
 def test_absent_ops_are_absent() -> None:
     for name in ABSENT:
         assert not hasattr(torch.ops.aten, name.split(".")[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_messages_keep_the_precision_of_the_values(dtype: torch.dtype) -> None:
+    """A stabiliser made of Python numbers must not turn messages into another precision, nor be rounded itself."""
+    x = torch.tensor([[0.5, -2.0, 3.0]], dtype=dtype)
+    explanation = dlbt.explain(torch.sigmoid, x, target=dlbt.target.logits(), composite="attnlrp", layers="none")
+    (relevance,) = explanation.inputs.values()
+    assert relevance.dtype == dtype
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    x = torch.tensor([[0.5, -2.0, 3.0]], dtype=torch.float64)
+    rules = [(dlbt.Select(op="aten.sigmoid"), dlbt.Use("identity", epsilon=0.1))]
+    found = []
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            target = dlbt.target.logits()
+            explanation = dlbt.explain(torch.sigmoid, x, target=target, rules=rules, composite="attnlrp", layers="none")
+            found.append(next(iter(explanation.inputs.values())))
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(*found)

@@ -27,5 +27,5 @@ def test_inputs_that_are_all_zero(epsilon: float) -> None:
         explanation = dlbt.explain(
             lambda a: F.linear(a, w, b), x, target=0, rules=rules, composite="attnlrp", layers="none", audit=True
         )
-        assert_near(explanation.inputs["a"][1], torch.zeros(4), 1.0, "zeros")
+        assert_near(explanation.inputs["a"][1], torch.zeros(4, dtype=torch.float64), 1.0, "zeros")
         assert_books(explanation, bias)

@@ -152,7 +152,7 @@ def _pair(op: str, name: str, fn: Any, derivative: Any, x: Any) -> list[Check]:
     if op in OFFSET:
         identities = [
             Check(case, "identity", partial(P.identity, epsilon=EPSILON)),
-            Check(case, "identity", partial(P.identity, epsilon=0.25), {"epsilon": 0.25}),
+            Check(case, "identity", partial(P.identity, epsilon=0.1), {"epsilon": 0.1}),
         ]
     else:
         identities = [Check(case, "identity", P.identity)]

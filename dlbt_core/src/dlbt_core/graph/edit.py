@@ -35,7 +35,7 @@ class GraphWriter:
         """Write an old node, with some arguments changed (given as new references)."""
         args = {name: substitute(arg, lambda ref: Ref(self._new[ref.index])) for name, arg in node.args.items()}
         index, name = len(self._nodes), self._namer(node.op)
-        outputs = []
+        outputs: list[int | None] = []
         for output in node.outputs:
             if output is None:
                 outputs.append(None)

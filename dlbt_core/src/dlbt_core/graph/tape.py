@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -80,25 +82,27 @@ def record(
     """
     tape = Tape(model, inputs, expand)
     following = nullcontext() if own_sites else tape.following_modules()
-    with _LOCK, _untouched_globals(), following, tape:
+    with _LOCK, _untouched_globals(), following:
         try:
-            result = run(tape)
-            returned = {path: leaf for path, leaf in leaves(result) if isinstance(leaf, torch.Tensor)}
-            outputs = {path: tape.value_of(leaf) for path, leaf in returned.items()}
+            with tape:
+                result = run(tape)
+                returned = {path: leaf for path, leaf in leaves(result) if isinstance(leaf, torch.Tensor)}
+                outputs = {path: tape.value_of(leaf) for path, leaf in returned.items()}
             if tape.wrote_external:
                 result = rebuilder(result)({path: leaf.clone() for path, leaf in returned.items()})
         except NotImplementedError as error:
-            if "higher order" not in str(error).lower():
+            if "higher order" not in str(error).lower() and "higherorder" not in str(error).lower():
                 raise
+            name = re.search(r"HigherOrderOperator (\w+)", str(error))
             raise CaptureError(
-                f"a higher-order op in {tape.site()} cannot be recorded: {error}\n  fix  run the model with the plain "
-                "(eager) implementation of that part, e.g. attn_implementation='sdpa'."
+                f"the higher-order op {name[1] if name else ''!r} in {tape.site_of(error)} cannot be recorded.\n  fix  run the "
+                "model with the plain (eager) implementation of that part, e.g. attn_implementation='sdpa'."
             ) from error
         except RuntimeError as error:
             if "does not require grad" not in str(error):
                 raise
             raise CaptureError(
-                f"the model calls autograd inside its forward pass, in {tape.site()}; that cannot be recorded.\n"
+                f"the model calls autograd inside its forward pass, in {tape.site_of(error)}; that cannot be recorded.\n"
                 "  fix  explain the part of the model that does not, or hand over a torch.export program."
             ) from error
         finally:
@@ -136,12 +140,13 @@ class Tape(TorchDispatchMode):
         self._namer = Namer()
         self._expand = expand
         self._thread = threading.get_ident()
-        self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._undo: list[Callable[[], Any]] = []
         self._keep: list[torch.Tensor] = []
         self._stack: list[Site] = [Site("", _type_name(model))]
         self._called: dict[str, int] = {}
         self._modules: dict[int, str] = {}
         self._states: dict[int, tuple[str, str, torch.Tensor]] = {}
+        self._registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._state_storages: dict[int, str] = {}
         self._expanding = False
         self._told: str | None = None
@@ -155,6 +160,8 @@ class Tape(TorchDispatchMode):
     # -- values -----------------------------------------------------------------------------------------------------
 
     def _know_states(self, model: torch.nn.Module) -> None:
+        for module in model.modules():
+            self._registered += [(held, dict(held)) for held in (module._parameters, module._buffers) if type(held) is dict]
         for kind, items in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in items:
                 self._states[id(tensor)] = (name, kind, tensor)
@@ -163,6 +170,8 @@ class Tape(TorchDispatchMode):
         self._states_by_name = {name: (kind, tensor) for name, kind, tensor in self._states.values()}
 
     def _new_value(self, kind: Any, name: str, like: Any, node: int | None = None) -> int:
+        if getattr(like, "is_nested", False):
+            raise CaptureError(f"a nested tensor in {self.site()} cannot be recorded.\n  fix  use padded tensors there.")
         index = len(self.values)
         self.values.append(Value(index, kind, name, tuple(like.shape), like.dtype, node))
         return index
@@ -233,9 +242,16 @@ class Tape(TorchDispatchMode):
             return self._write(func, given, written, args, kwargs)
         refs = {name: self._refer(arg) for name, arg in given.items()}
         seed = _random_state(func)
+        if written:
+            self._will_turn(given["self"])
         result = func(*args, **kwargs)
         self._note(_plain_name(func), func, given, refs, result, drew=seed is not None and _advanced(seed))
         return result
+
+    def _will_turn(self, tensor: torch.Tensor) -> None:
+        """A tensor is about to look at its memory in another way; an input or a weight will be turned back."""
+        if self._alias_of(tensor).root.external:
+            self._undo.append(partial(tensor.as_strided_, tensor.shape, tensor.stride(), tensor.storage_offset()))
 
     @staticmethod
     def _by_name(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -318,7 +334,7 @@ class Tape(TorchDispatchMode):
         seed = _random_state(func)
         for target, alias in zip(targets, aliases, strict=True):
             if alias.root.external:
-                self._written.append((target, target.clone()))
+                self._undo.append(partial(target.copy_, target.clone()))
         result = func(*args, **kwargs)
         if seed is not None and _advanced(seed):
             self.random.append(f"{func} in {self.site()}")
@@ -398,10 +414,16 @@ class Tape(TorchDispatchMode):
         frame = sys._getframe(1)
         while frame is not None:
             file = frame.f_code.co_filename
-            if not file.startswith((_TORCH_DIR, _OWN_DIR, "<")):
+            if _is_models(file):
                 return Site(top.module, top.module_type, top.call, f"{file}:{frame.f_lineno}")
             frame = frame.f_back  # type: ignore[assignment]
         return top
+
+    def site_of(self, error: BaseException) -> Site:
+        """The module and the model's source line that an error comes from."""
+        site: Site = getattr(error, "dlbt_site", self._stack[-1])
+        lines = (f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[::-1] if _is_models(f.filename))
+        return replace(site, line=next(lines, site.line))
 
     @contextmanager
     def following_modules(self) -> Iterator[None]:
@@ -421,7 +443,7 @@ class Tape(TorchDispatchMode):
                 error = sys.exc_info()[1]
                 if error is not None:
                     if not hasattr(error, "dlbt_site"):
-                        error.dlbt_site = str(site)  # type: ignore[attr-defined]
+                        error.dlbt_site = site  # type: ignore[attr-defined]
                     return
                 if id(module) in self._modules:
                     self.calls.append(ModuleCall(site.module, site.call, tuple(self._known(output))))
@@ -456,12 +478,14 @@ class Tape(TorchDispatchMode):
     @property
     def wrote_external(self) -> bool:
         """Whether the model wrote to an input, a weight or a buffer."""
-        return bool(self._written)
+        return bool(self._undo)
 
     def restore_writes(self) -> None:
-        """Inputs, weights and buffers the model wrote to are given their contents back."""
-        for tensor, content in reversed(self._written):
-            tensor.data.copy_(content)
+        """Inputs, weights and buffers the model wrote to are given their contents back, and modules their tensors."""
+        for held, before in self._registered:
+            held.update(before)
+        while self._undo:
+            self._undo.pop()()
 
     def finish(self, outputs: Mapping[str, int]) -> Graph:
         return Graph(
@@ -474,6 +498,11 @@ class Tape(TorchDispatchMode):
             modules=(*self.calls, *(ModuleCall(path, 0, outputs) for path, outputs in self._last.items() if outputs)),
             random=tuple(self.random),
         )
+
+
+def _is_models(file: str) -> bool:
+    """Whether a source file is neither torch's nor ours."""
+    return not file.startswith((_TORCH_DIR, _OWN_DIR, "<"))
 
 
 def _type_name(module: Any) -> str:
@@ -503,7 +532,7 @@ class _Functional(NamedTuple):
         return {self.names[name]: arg for name, arg in refs.items() if name in self.names}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _functional(func: Any) -> _Functional | None:
     """The functional form of an in-place or out= op, if it has one."""
     namespace, name, overload = str(func).split(".")

@@ -35,13 +35,14 @@ def declare(add: RuleSet) -> None:
         """R_i = x_i / sum_i x_i R for a sum; the adjoint for every other map without a constant part."""
         return ctx.vjp(m)
 
-    @add.rule(*_PICKS, variant="gradient", absorbs=("constant",), default=True, reads=("pullback", "constants"))
+    @add.rule(*_PICKS, variant="gradient", absorbs=("constant",), default=True,
+              reads=("pullback", "constants", "carrying"))  # fmt: skip
     def picked(ctx: RuleContext, m: Any) -> dict[str, Any]:
         """All relevance to the element that was picked (evenly where several are equal); a constant keeps its part."""
-        constants = ctx.constants()
-        for constant in constants.values():
+        for name, constant in ctx.constants().items():
             if constant.is_floating_point():
-                ctx.absorb("constant", ctx.vjp(m, *_name_of(ctx, constant)).popitem()[1], constant)
+                full = constant.expand(m.shape)
+                ctx.absorb("constant", ctx.vjp(m, name, **{name: full})[name], full)
         return ctx.vjp(m)
 
 
@@ -56,6 +57,3 @@ def _has_constant(ctx: RuleContext) -> bool:
     terms = [ctx.args.get(name) for name in ("self", "other", "source", "src") if name not in ctx.carries]
     return any(term is not None for term in terms)
 
-
-def _name_of(ctx: RuleContext, tensor: Any) -> list[str]:
-    return [name for name, arg in ctx.args.items() if arg is tensor]
