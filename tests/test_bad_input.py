@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import make
 
 import dlbt_core as dlbt
 from dlbt_core import errors
+from zoo import make
 
 
 def net() -> nn.Module:
@@ -93,7 +93,10 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], list[st
     "variant of another op": (
         lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("taylor"))]),
         errors.UnknownVariantError,
-        ["aten.linear.default has no variant 'taylor' (asked by this call's rules", "It has: core:epsilon, core:gradient"],
+        [
+            "aten.linear.default has no variant 'taylor' (asked by this call's rules",
+            "It has: core:epsilon, core:gradient",
+        ],
     ),
     "unknown parameter": (
         lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("epsilon", eps=1.0))]),
@@ -155,7 +158,9 @@ def test_nan_in_a_weight_names_the_node() -> None:
     model = net()
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")  # type: ignore[index]
-    with pytest.raises(errors.NonFiniteError, match=r"the first NaN is in node linear_1 \(aten.linear.default\) in 2 \(Linear\)"):
+    with pytest.raises(
+        errors.NonFiniteError, match=r"the first NaN is in node linear_1 \(aten.linear.default\) in 2 \(Linear\)"
+    ):
         dlbt.explain(model, X, target=0)
 
 

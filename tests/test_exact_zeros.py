@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from zoo import make
 
 import dlbt_core as dlbt
+from zoo import make
 
 COMPOSITES = ["auto", "attnlrp", "gradient_times_input", "epsilon"]
 

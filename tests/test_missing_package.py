@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 from torch import nn
-from zoo import make
 
 import dlbt_core as dlbt
 from dlbt_core.errors import NoRuleError
+from zoo import make
 
 
 @pytest.mark.parametrize("model_name", ["hf_resnet", "resnet18", "mlp"])
@@ -38,7 +38,12 @@ def test_text_models_without_nlp_name_the_package() -> None:
 def test_vision_missing_names_the_package() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2)).eval()
     with pytest.raises(NoRuleError, match="dlbt-rules-vision has a rule for it: pip install dlbt-rules-vision"):
-        dlbt.explain(model, torch.randn(1, 1, 8, 8), target=lambda out: out.sum((1, 2, 3)), plugins=dlbt.Plugins(block=["vision"]))
+        dlbt.explain(
+            model,
+            torch.randn(1, 1, 8, 8),
+            target=lambda out: out.sum((1, 2, 3)),
+            plugins=dlbt.Plugins(block=["vision"]),
+        )
 
 
 def test_the_switch_works_from_the_shell() -> None:

@@ -74,7 +74,9 @@ def test_damaged_and_foreign_files(explanation: dlbt.Explanation, tmp_path: Path
     with pytest.raises(FileFormatError, match="is a safetensors file, but not a saved explanation of dlbt"):
         dlbt.load(foreign)
     save_file({"score": torch.zeros(2)}, foreign, {"format": "dlbt-explanation", "version": "99", "about": "{}"})
-    with pytest.raises(FileFormatError, match=r"format version 99, this dlbt-core reads up to 1.\n  fix  update dlbt-core"):
+    with pytest.raises(
+        FileFormatError, match=r"format version 99, this dlbt-core reads up to 1.\n  fix  update dlbt-core"
+    ):
         dlbt.load(foreign)
     save_file({"score": torch.zeros(2)}, foreign, {"format": "dlbt-explanation", "version": "1", "about": "{}"})
     with pytest.raises(FileFormatError, match="damaged"):

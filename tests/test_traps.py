@@ -6,20 +6,21 @@ import gc
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import make, widen
 
 import dlbt_core as dlbt
+from zoo import make, widen
 
 
 def biasless(*sizes: int, seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after, bias=False, dtype=torch.float64), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
 
@@ -137,9 +138,8 @@ def test_attention_weights_matter() -> None:
 
 def test_maps_of_different_classes_differ_and_have_both_signs() -> None:
     model, inputs, _ = make("resnet18" if _has_torchvision() else "hf_resnet", 1)
-    maps = [e.relevance.flatten() for e in dlbt.explain(model, **inputs, targets=[0, 1, 2])]
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert F.cosine_similarity(maps[a], maps[b], dim=0) < 0.99
+    maps = [e.relevance.flatten() for e in dlbt.explain(model, **inputs, targets=[0, 1])]
+    assert F.cosine_similarity(maps[0], maps[1], dim=0) < 0.99
     assert all((m > 0).any() and (m < 0).any() for m in maps)
 
 

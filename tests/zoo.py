@@ -91,7 +91,7 @@ class InPlace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.count += 1
         h = self.a(x)
-        h.relu_().add_(x, alpha=0.5)
+        h.mul_(1.5).add_(x, alpha=0.5).relu_()
         out = torch.zeros_like(h)
         out[:, :4] = self.b(h[:, 4:])
         view = out.view(-1, 2, 4)

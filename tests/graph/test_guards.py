@@ -14,6 +14,7 @@ import dlbt_core as dlbt
 from dlbt_core.errors import GuardError
 
 _A, _B, _C = torch.rand(3, 3, 8, generator=torch.Generator().manual_seed(1)) + 0.1
+_OTHER = _A.clone()
 _HEAD = nn.Linear(8, 4)
 
 
@@ -44,10 +45,10 @@ def _loop(x: Tensor) -> Tensor:
 MODELS: dict[str, tuple[Callable[[Tensor], Tensor], list[Tensor], int]] = {
     "bool": (_branch, [_A, _B, -_A, -_B, -_C], 2),
     "bool_back": (_branch, [_A, -_A, _A], 3),
-    "int": (_loop, [_A * 0 + 0.51, _A * 0 + 0.52, _A * 0 + 0.71], 2),
+    "int": (_loop, [_A * 0 + 0.51, _A * 0 + 0.52, _A * 0 + 0.71], 3),
     "item": (lambda x: _HEAD(x * x.sum().item()), [_A, _A.clone(), _B], 2),
     "float": (lambda x: _HEAD(x * float(x.max())), [_A, _A.clone(), _B], 2),
-    "equal": (lambda x: _HEAD(x) if torch.equal(x, _A) else _HEAD(3 * x), [_A, _A.clone(), _B, _C], 2),
+    "equal": (lambda x: _HEAD(x) if torch.equal(x, _OTHER) else _HEAD(3 * x), [_A, _A.clone(), _B, _C], 2),
     "tolist": (lambda x: _HEAD(x * sum(x[0].tolist())), [_A, _A.clone(), _B], 2),
     "numpy": (lambda x: _HEAD(x * torch.from_numpy(x.detach().numpy() * 2)), [_A, _A.clone(), _B], 2),
     "boolean_index": (lambda x: _HEAD(x) + x[x > 0].sum(), [_A, _B, -_A], 2),

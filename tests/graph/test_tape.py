@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import dlbt_core as dlbt
-from dlbt_core.errors import InputError, RandomModelWarning
+from dlbt_core.errors import CaptureError, InputError, RandomModelWarning
 
 F = nn.functional
 
@@ -163,6 +163,12 @@ def test_a_site_is_the_line_of_the_model() -> None:
     assert node_of(graph, "aten.relu").site.line == at["return self.tied(self.shared(torch.relu(once)))"]
     assert node_of(graph, "aten.relu").site.module_type.endswith("_TwiceAndTied")
     assert graph.nodes[0].site.module_type == "torch.nn.modules.linear.Linear"
+
+
+def test_a_model_without_source_of_its_own_has_no_lines() -> None:
+    """Not the line from which it was explained."""
+    graph = recorded(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.randn(3, 8)).graph
+    assert [str(node.site) for node in graph.nodes] == ["0 (Linear)", "1 (ReLU)"]
 
 
 def test_an_error_in_the_model_names_the_module() -> None:
@@ -314,3 +320,58 @@ def test_only_what_draws_is_called_random(draws: bool, model: Any) -> None:
 def test_a_module_out_of_a_function_has_module_paths() -> None:
     model = Lambda(lambda self, x: self.a(self.b(x)), a=nn.Linear(8, 8), b=nn.Linear(8, 8))
     assert [node.site.module for node in recorded(model, torch.randn(3, 8)).graph.nodes] == ["b", "a"]
+
+
+# -- memory that is shared ----------------------------------------------------------------------------------------------
+
+
+def test_slices_of_one_batch_are_inputs_of_their_own() -> None:
+    def model(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([a.mul_(2), b + a])
+
+    both = torch.randn(2, 3, 8)
+    untouched = both.clone()
+    found = recorded(model, both[0], both[1])
+    assert found.graph.inputs["a"] != found.graph.inputs["b"]
+    assert torch.equal(both, untouched)
+    c, d = torch.randn(3, 8), torch.randn(3, 8)
+    same(replayed(found, model, c, d), model(c.clone(), d.clone()))
+
+
+def test_one_tensor_given_twice_is_another_recording_than_two_tensors() -> None:
+    head = nn.Linear(8, 4)
+    explainer = dlbt.Explainer(lambda a, b: head(a) * torch.sigmoid(b.sum()))
+    x, y = torch.randn(3, 8), torch.randn(3, 8)
+    for a, b in ((x, x), (x, y), (y, x), (y, y)):
+        torch.testing.assert_close(explainer(a, b).score, explainer.model(a, b).amax(-1))
+
+
+def test_weights_that_share_one_memory_are_weights_of_their_own() -> None:
+    """Recurrent layers on a GPU, sharded models and quantised ones flatten their weights."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    flat = torch.randn(2 * 72)
+    for i, layer in enumerate(model):
+        layer.weight.data = flat[i * 72 : i * 72 + 64].view(8, 8)
+        layer.bias.data = flat[i * 72 + 64 : (i + 1) * 72]
+    x = torch.randn(3, 8)
+    graph = holds_on(model, (x,), (torch.randn(3, 8),), 1e-6)
+    assert ops_of(graph) == ["aten.linear"] * 2
+    assert sorted(graph.states) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    found = recorded(lambda x: model[1].weight.data[0] * x, x)
+    assert set(ops_of(found.graph)) <= {"aten.detach", "aten.select", "aten.mul"}
+
+
+def test_a_weight_read_through_data_is_that_weight() -> None:
+    model = Lambda(lambda self, x: x @ self.a.weight.data.t() + self.a.bias.detach(), a=nn.Linear(8, 8))
+    found = recorded(model, torch.randn(3, 8))
+    assert sorted(found.graph.states) == ["a.bias", "a.weight"]
+    with torch.no_grad():
+        model.a.weight.mul_(2)  # type: ignore[union-attr]
+    x = torch.randn(3, 8)
+    same(replayed(found, model, x), model(x))
+
+
+def test_a_weight_given_as_input_is_refused() -> None:
+    model = nn.Linear(8, 8)
+    with pytest.raises(CaptureError, match=r"(?s)input 'input' shares its memory with the model's own 'weight'.*clone"):
+        recorded(model, model.weight.detach()[:3])

@@ -82,6 +82,8 @@ def sum_of_products(
         if k in factors:
             product = C.sum(1)
         handed.append((C * quotient[:, None]).sum(0).reshape(x.shape) * (share if k in factors else 1.0))
+    if not factors:
+        offset_name = "constant"
     absorbed = {} if bias_dropped else {offset_name: (b.reshape(-1) * quotient).reshape(z.shape)}
     if epsilon:
         absorbed["epsilon"] = (quotient * (stabilised(z, epsilon) - z).reshape(-1)).reshape(z.shape)

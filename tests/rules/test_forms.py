@@ -46,11 +46,11 @@ def test_copies_of_relevances(check: Check, plugins: Plugins) -> None:
 def test_stop_books_relevance_in_both_forms(plugins: Plugins) -> None:
     x = rand(2, 3)
     case = Case("aten.detach", "beside", lambda a: a.detach() + 0.0 * a, (x,))
-    explanation, R = probe(case, "stop", plugins)
+    explanation, R = probe(case, "gradient", plugins)
     # The sum takes multipliers, so relevance is turned into them and booked as m z.
     assert_near(amounts(explanation, False)["stopped"], R[0].sum(), 1.0, "stopped")
     direct = Case("aten.detach", "flat", lambda a: torch.cat([a.detach(), a], 1), (x,))
-    explanation, R = probe(direct, "stop", plugins)
+    explanation, R = probe(direct, "gradient", plugins)
     assert_near(amounts(explanation, False)["stopped"], R[0][:, :3].sum(), 1.0, "stopped")
     assert_near(explanation.inputs["a"], R[0][:, 3:], 1.0, "what goes beside the stop")
     assert_books(explanation, "stop")
@@ -85,7 +85,7 @@ def test_what_the_quotient_keeps_is_booked(plugins: Plugins) -> None:
     explanation = _explained(lambda a: F.linear(a * 2.0 + torch.tensor([[0.0, 0.0, 0.0]]), w), x, plugins)
     R = explanation.score[:, None] * w
     z = 2.0 * x
-    want = R * z / (z + 1e-12 * torch.where(z < 0, -1.0, 1.0))
+    want = R * z / (z + 1e-12 * torch.where(z < 0, -1.0, 1.0).double())
     assert_near(explanation.inputs["a"], want, 1.0, "R -> m")
     assert_books(explanation, "conversion")
 

@@ -321,12 +321,20 @@ def explain(
 
 
 def _usable(call: Any) -> Any:
-    """The call with tensors made under inference mode copied: autograd cannot save those."""
-    if not any(isinstance(leaf, Tensor) and leaf.is_inference() for _, leaf in leaves(call)):
+    """The call with copies of tensors that autograd cannot save or that share memory with another input."""
+    seen: set[int] = set()
+    copied: set[int] = set()
+    for _, leaf in leaves(call):
+        if isinstance(leaf, Tensor):
+            memory = leaf.untyped_storage().data_ptr() if leaf.layout == torch.strided else 0
+            if leaf.is_inference() or (memory and memory in seen):
+                copied.add(id(leaf))
+            seen.add(memory)
+    if not copied:
         return call
     from torch.utils._pytree import tree_map_only
 
-    return tree_map_only(Tensor, lambda tensor: tensor.clone() if tensor.is_inference() else tensor, call)
+    return tree_map_only(Tensor, lambda tensor: tensor.clone() if id(tensor) in copied else tensor, call)
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:

@@ -79,6 +79,7 @@ def save(explanation: Explanation, path: str | Path, *, layers: bool = True) -> 
             if tensor is not None:
                 tensors[f"account/{index}/{kind}"] = tensor
         tensors.update({f"account/{index}/absorbed/{name}": t for name, t in account.absorbed.items()})
+        tensors.update({f"account/{index}/unassigned/{name}": t for name, t in account.unassigned.items()})
     about = {
         "target": explanation.target,
         "picked": json.loads(json.dumps(explanation.picked)),
@@ -133,7 +134,7 @@ def _assemble(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Explan
         Account(
             entry["node"], entry["op"], entry["module"],
             tensors.get(f"account/{i}/received"), tensors.get(f"account/{i}/handed_on"),
-            group(f"account/{i}/absorbed"),
+            group(f"account/{i}/absorbed"), group(f"account/{i}/unassigned"),
         )
         for i, entry in enumerate(about["accounts"])
     )  # fmt: skip

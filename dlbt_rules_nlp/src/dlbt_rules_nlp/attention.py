@@ -11,7 +11,7 @@ from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare"]
 
-_SOFTMAX = ("aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.softmin")
+_SOFTMAX = ("aten.softmax", "aten._softmax", "aten._safe_softmax")
 _LOG_SOFTMAX = ("aten.log_softmax", "aten._log_softmax")
 _SDPA = "aten.scaled_dot_product_attention"
 
@@ -39,7 +39,11 @@ def declare(add: RuleSet) -> None:
         return handed
 
     @add.rule(
-        _SDPA, variant="attnlrp", absorbs=("softmax",), default=True, reads=("pullback", "query", "key", "output")
+        _SDPA,
+        variant="attnlrp",
+        absorbs=("softmax",),
+        default=True,
+        reads=("pullback", "query", "key", "attn_mask", "output"),
     )
     def attnlrp(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """Half to values, half through the softmax, of which half to queries and half to keys.
@@ -49,11 +53,13 @@ def declare(add: RuleSet) -> None:
         """
         handed = ctx.vjp(m)
         logits: list[str] = [name for name in ("query", "key") if name in ctx.carries]
-        share = 1.0 / (bool(logits) + ("value" in ctx.carries))
+        through_softmax = bool(logits) or "attn_mask" in ctx.carries
+        share = 1.0 / (through_softmax + ("value" in ctx.carries))
         weights: dict[str, float] = {"value": share, "attn_mask": share}
         weights.update(dict.fromkeys(logits, share / max(len(logits), 1)))
         result = {name: given * weights[name] for name, given in handed.items()}
-        _absorb_softmax(ctx, m, share, logits, result)
+        if through_softmax:
+            _absorb_softmax(ctx, m, share, logits, result)
         return result
 
     @add.rule(_SDPA, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
@@ -75,10 +81,8 @@ def _absorb_softmax(ctx: RuleContext, m: Tensor, share: float, logits: list[str]
 
     Queries and keys get the same, so one of them tells both; the other's part is checked by the ledger.
     """
-    if not logits:
-        return
     ctx.absorb("softmax", m * share, ctx.output)
-    name = logits[0]
-    ctx.absorb_at(name, "softmax", handed[name] * -float(len(logits)), ctx.args[name])
+    for name in logits[:1]:
+        ctx.absorb_at(name, "softmax", handed[name] * -float(len(logits)), ctx.args[name])
     if "attn_mask" in handed:
         ctx.absorb_at("attn_mask", "softmax", -handed["attn_mask"], ctx.args["attn_mask"])

@@ -70,7 +70,6 @@ _ONE: list[tuple[str, str, Any, Any, bool]] = [
     ("positive", "plain", torch.positive, x23, True),
     ("lift_fresh", "plain", lambda a: T.lift_fresh(a), x23, True),
     ("lift_fresh_copy", "plain", lambda a: T.lift_fresh_copy(a), x23, True),
-    ("detach", "plain", torch.detach, x23, True),
     ("resolve_conj", "plain", lambda a: T.resolve_conj(a), x23, True),
     ("resolve_neg", "plain", lambda a: T.resolve_neg(a), x23, True),
     ("to", "float32", lambda a: a.to(torch.float32), x23, True),

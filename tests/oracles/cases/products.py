@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from oracles.harness import Case, Check, source
+from oracles.harness import Arriving, Case, Check, Handed, source
 from oracles.sums import elementwise_product
 
 __all__ = ["CHECKS"]
@@ -49,7 +49,27 @@ def _checks() -> list[Check]:
             found += _both(f"aten.{op}", f"both-{name}", fn, (x, y), inverse=(1,), batched=right[:1] == (2,))
         found += _both(f"aten.{op}", "itself", fn, (rand(2, 3),), inverse=(1,), slots=(0, 0), batched=True)
         found += _both(f"aten.{op}", "number", lambda a, fn=fn: fn(a, -1.5), (rand(2, 3),), batched=True)
+    for mode in ("floor", "trunc"):
+        tensor = Case("aten.div.Tensor_mode", mode, partial(_rounded, mode), (rand(2, 3),), (rand(3),), batched=True)
+        number = Case(
+            "aten.div.Scalar_mode",
+            mode,
+            lambda a, m=mode: torch.ops.aten.div.Scalar_mode(a, 0.3, rounding_mode=m),
+            (rand(2, 3),),
+            batched=True,
+        )
+        found += [Check(case, variant, _stopped) for case in (tensor, number) for variant in ("uniform", "gradient")]
     return found
+
+
+def _rounded(mode: str, x: torch.Tensor, y: Any) -> torch.Tensor:
+    return torch.div(x, y, rounding_mode=mode)
+
+
+def _stopped(case: Case, arriving: Arriving) -> Handed:
+    """A rounded quotient is constant between its steps: nothing passes."""
+    (R,) = arriving.R
+    return Handed([torch.zeros_like(R)], {"stopped": R})
 
 
 CHECKS = _checks()

@@ -26,9 +26,7 @@ def epsilon(value: float = 1e-6) -> Composite:
 EPSILON = epsilon()
 """LRP-epsilon on every sum of products; activations and norms by the identity rule; products evenly."""
 
-GRADIENT_TIMES_INPUT = Composite(
-    "gradient_times_input", ((Select(op="aten.detach"), Use("stop")), (Select(), Use("gradient")))
-)
+GRADIENT_TIMES_INPUT = Composite("gradient_times_input", ((Select(), Use("gradient")),))
 """Input times gradient: every op by its own gradient, as autograd has it."""
 
 ATTNLRP = Composite("attnlrp", _HELD)

@@ -42,17 +42,21 @@ class ExportedModel:
         """
         from torch.utils import _pytree as pytree
 
-        given = pytree.tree_structure((args, dict(kwargs)))
-        wanted = self.program.call_spec.in_spec
+        names = self.argument_names
+        bound = dict(zip(names, args, strict=False)) | dict(kwargs)
+        if len(args) > len(names) or set(bound) != set(names):
+            raise TypeError(f"the program takes ({', '.join(names)})")
+        given, wanted = pytree.tree_structure([bound[name] for name in names]), self.program.call_spec.in_spec
         if wanted is not None and given.num_leaves != wanted.num_leaves:
-            raise TypeError(f"the program takes {wanted.num_leaves} tensors, not {given.num_leaves}")
-        names = list(self.program.graph_signature.user_inputs)
-        bound: dict[str, Any] = {}
-        for index, arg in enumerate(args):
-            leaves = pytree.tree_leaves(arg)
-            name, names = names[0] if names else index, names[len(leaves) :]
-            bound[str(name) if isinstance(arg, torch.Tensor) else str(index)] = arg
-        return bound | dict(kwargs)
+            raise TypeError(f"the program takes {wanted.num_leaves} tensors or numbers, not {given.num_leaves}")
+        return {name: bound[name] for name in names}
+
+    @property
+    def argument_names(self) -> list[str]:
+        """The names of the exported model's arguments, in the order in which the program takes them."""
+        signature = self.program.module_call_graph[0].signature
+        names = signature.forward_arg_names if signature is not None else None
+        return list(names or self.program.graph_signature.user_inputs)
 
     def get_submodule(self, path: str) -> Any:
         """The module that owns the weights under `path`."""
@@ -84,8 +88,7 @@ def record_exported(
     from torch.utils import _pytree as pytree
 
     spec = model.program.call_spec
-    ordered = _in_order(kwargs, spec.in_spec)
-    flat = pytree.tree_leaves((args, ordered))
+    flat = pytree.tree_leaves(list(model.bind(args, kwargs).values()))
 
     def run(tape: Tape) -> Any:
         outputs = _Player(model.module, tape).run(*flat, enable_io_processing=False)
@@ -94,13 +97,7 @@ def record_exported(
     return record(model.module, inputs, run, expand=expand, own_sites=True)
 
 
-def _in_order(kwargs: Mapping[str, Any], spec: Any) -> dict[str, Any]:
-    """Keyword arguments in the order in which they were exported."""
-    names = spec.child(1).context if spec is not None else None
-    return {name: kwargs[name] for name in names} if names else dict(kwargs)
-
-
-class _Player(Interpreter):  # type: ignore[misc]
+class _Player(Interpreter):
     """Runs a program's nodes one by one, telling the tape in which module each stood."""
 
     def __init__(self, module: Any, tape: Tape) -> None:

@@ -24,7 +24,12 @@ _NORMS = {
     "aten.var", "aten.std", "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm",
     "aten.linalg_norm", "aten.frobenius_norm",
 }  # fmt: skip
-_PRODUCTS = {"aten.mul", "aten.multiply", "aten.div", "aten.divide", "aten.true_divide"}
+_DIVISIONS = {"aten.div", "aten.divide", "aten.true_divide"}
+_PRODUCTS = {"aten.mul", "aten.multiply"} | _DIVISIONS
+_ROOTS = {
+    "aten.sqrt", "aten.rsqrt", "aten.reciprocal", "aten.pow", "aten.square", "aten.abs", "aten.add", "aten.sub",
+    "aten.mul", "aten.div", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.maximum",
+}  # fmt: skip
 _MATRIX_PRODUCTS = {"aten.matmul", "aten.bmm", "aten.einsum", "aten.baddbmm"}
 _SOFTMAX = {"aten.softmax", "aten._softmax", "aten._safe_softmax"}
 _KEEPS_NAME = COPIES | {"aten.dropout"}
@@ -143,7 +148,8 @@ def statistics(graph: Graph) -> dict[str, set[int]]:
     """``statistic``: what a normalisation divides by, in whatever spelling.
 
     A value is a moment of x if it is the mean or sum of x's squares or absolute values, or a variance or norm of x, or
-    comes from such a moment by elementwise ops with constants. It is a statistic if it scales x, or x less its mean.
+    comes from such a moment by roots, powers, limits and constants. It is a statistic if it scales x, or x less its mean;
+    x may have been scaled by constants before.
     """
     depends = _depends_on_input(graph)
     origin = {index: index for index in depends}
@@ -158,18 +164,21 @@ def statistics(graph: Graph) -> dict[str, set[int]]:
             continue
         op, first = packet(node.op), read[0]
         if len(read) == 1:
-            if op in COPIES:
+            if op in COPIES and not node.many:
                 for table in (origin, squares, means, moments):
                     if first in table:
                         table[out] = table[first]
             elif op in ELEMENTWISE:
                 if op in ("aten.pow", "aten.square", "aten.mul", "aten.abs") and first not in moments and _squares(node):
                     squares[out] = origin[first]
-                for table in (means, moments):
-                    if first in table:
-                        table[out] = table[first]
-                if first in squares and op in ("aten.mul", "aten.div"):
-                    squares[out] = squares[first]
+                if first in means:
+                    means[out] = means[first]
+                if first in moments and op in _ROOTS:
+                    moments[out] = moments[first]
+                if op in _PRODUCTS and not _squares_itself(node) and _is_numerator(node, first):
+                    for table in (origin, squares):
+                        if first in table:
+                            table[out] = table[first]
             elif op in _NORMS:
                 moments[out] = origin[first]
                 for other, place in zip(node.outputs[1:], ("mean",), strict=False):
@@ -187,6 +196,8 @@ def statistics(graph: Graph) -> dict[str, set[int]]:
                         table[out] = table[first]
             if op in ("aten.sub", "aten.subtract") and means.get(second) == origin.get(first):
                 origin[out] = origin[first]
+            if op in ("aten.sub", "aten.subtract") and first in moments and means.get(second) == moments[first]:
+                moments[out] = moments[first]
             if op in _PRODUCTS:
                 for scaled, scale in ((first, second), (second, first)):
                     if scale in moments and moments[scale] == origin.get(scaled):
@@ -205,7 +216,7 @@ def _squares(node: Node) -> bool:
 
 
 def self_gates(graph: Graph) -> dict[str, set[int]]:
-    """``self_gate``: g(x) in a product x * g(x), g elementwise: a SiLU or GELU that the model spells out.
+    """``self_gate``: g(x) in x * g(x) or x / g(x), g elementwise: a SiLU or GELU that the model spells out.
 
     Holding g(x) constant in the product is the identity rule for the whole activation.
     """
@@ -222,12 +233,12 @@ def self_gates(graph: Graph) -> dict[str, set[int]]:
         roots = {root[index] for index in read}
         if len(roots) != 1:
             continue
-        if op in ("aten.mul", "aten.multiply") and len(read) == 2:
+        if op in _PRODUCTS and len(read) == 2:
             a, b = read
-            if linear[a] and not linear[b]:
+            if linear[a] and not linear[b] and _is_numerator(node, a):
                 gates.add(b)
                 continue
-            if linear[b] and not linear[a]:
+            if linear[b] and not linear[a] and _is_numerator(node, b):
                 gates.add(a)
                 continue
         root[out] = roots.pop()
@@ -242,13 +253,13 @@ def _squares_itself(node: Node) -> bool:
 
 
 def _is_numerator(node: Node, value: int) -> bool:
-    return packet(node.op) != "aten.div" or _tensor(node, "self") == value
+    return packet(node.op) not in _DIVISIONS or _tensor(node, "self") == value
 
 
 def _only_scales(graph: Graph, gate: int, gates: Set[int], root: Mapping[int, int]) -> bool:
-    """Whether all that is done with the gate is to multiply it with its own root."""
-    return all(
-        packet(graph.nodes[user].op) in ("aten.mul", "aten.multiply")
+    """Whether all that is done with the gate is to scale its own root by it."""
+    return gate not in graph.outputs.values() and all(
+        packet(graph.nodes[user].op) in _PRODUCTS
         and len({root[i] for i in graph.nodes[user].inputs if i in root}) == 1
         for user in graph.consumers[gate]
     )
@@ -270,6 +281,8 @@ def attention_weights(graph: Graph) -> dict[str, set[int]]:
             for output in node.outputs:
                 if output is not None:
                     carried[output] = carried[node.inputs[0]]
+        elif op in ("aten.mul", "aten.div") and len(depending := depends.intersection(node.inputs)) == 1:
+            carried.update((out, carried[index]) for index in depending if index in carried and _is_numerator(node, index))
         elif op in _MATRIX_PRODUCTS:
             read = [index for index in _operands(node) if index in depends]
             found.update(carried[index] for index in read if index in carried and len(read) > 1)

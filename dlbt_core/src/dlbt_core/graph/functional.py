@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from dlbt_core.errors import CaptureError
 from dlbt_core.graph.ir import Ref
 
-__all__ = ["AS_STRIDED", "Alias", "AliasTracker", "ViewStep", "any_layout"]
+__all__ = ["AS_STRIDED", "Alias", "AliasTracker", "ViewStep", "any_layout", "covers", "storage_key", "window_of"]
 
 Emit = Callable[[str, Mapping[str, Any], Any], int]
 Constant = Callable[[torch.Tensor], int]
@@ -78,8 +78,13 @@ class Alias:
         self.shape = tuple(tensor.shape)
         self.dtype = tensor.dtype
         self.strides = (tuple(tensor.stride()), tensor.storage_offset())
-        self.storage = _storage_key(tensor)
+        self.storage = storage_key(tensor)
         self.external = False
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """See `window_of`."""
+        return _extent(self.shape, *self.strides, self.dtype)
 
 
 class AliasTracker:
@@ -89,12 +94,18 @@ class AliasTracker:
         self._emit = emit
         self._constant = constant
         self._by_id: dict[int, Alias] = {}
-        self._roots: dict[int, tuple[StorageWeakRef, Alias]] = {}
+        self._roots: dict[int, list[tuple[StorageWeakRef, Alias]]] = {}
+
+    def known(self, tensor: torch.Tensor) -> Alias | None:
+        """The alias of this very tensor object."""
+        alias = self._by_id.get(id(tensor))
+        same = alias is not None and alias.tensor() is tensor and alias.storage == storage_key(tensor)
+        return alias if same else None
 
     def find(self, tensor: torch.Tensor) -> Alias | None:
         """The alias of this very tensor object, or of the memory it is a new window on."""
-        alias = self._by_id.get(id(tensor))
-        if alias is not None and alias.tensor() is tensor and alias.storage == _storage_key(tensor):
+        alias = self.known(tensor)
+        if alias is not None:
             return alias
         root = self.root_of(tensor)
         if root is None:
@@ -115,10 +126,15 @@ class AliasTracker:
         return alias.shape == tuple(tensor.shape) and alias.strides == strides and alias.dtype == tensor.dtype
 
     def root_of(self, tensor: torch.Tensor) -> Alias | None:
-        """The root alias of the memory of `tensor`, if any tensor of it is known."""
-        key = _storage_key(tensor)
-        found = self._roots.get(key) if key is not None else None
-        return None if found is None or found[0].expired() else found[1]
+        """The root alias whose memory `tensor` is a window on, if there is one.
+
+        Inputs, weights and constants may be pieces of one memory (slices of a batch, flattened weights): each is a root.
+        """
+        key = storage_key(tensor)
+        if key is None:
+            return None
+        roots = [root for storage, root in self._roots.get(key, ()) if not storage.expired()]
+        return next((root for root in roots if covers(root.window, window_of(tensor))), None)
 
     def bind(
         self, tensor: torch.Tensor, value: int, parent: Alias | None = None, step: ViewStep | None = None
@@ -127,9 +143,10 @@ class AliasTracker:
         alias = Alias(tensor, value, parent, step)
         self._by_id[id(tensor)] = alias
         if parent is None:
-            key = _storage_key(tensor)
+            key = storage_key(tensor)
             if key is not None:
-                self._roots[key] = (StorageWeakRef(tensor.untyped_storage()), alias)
+                living = [(storage, root) for storage, root in self._roots.get(key, ()) if not storage.expired()]
+                self._roots[key] = [*living, (StorageWeakRef(tensor.untyped_storage()), alias)]
         return alias
 
     def current(self, alias: Alias) -> int:
@@ -276,7 +293,23 @@ def _flat(alias: Alias) -> Any:
     return torch.empty(math.prod(alias.shape), dtype=alias.dtype, device="meta")
 
 
-def _storage_key(tensor: torch.Tensor) -> int | None:
+def window_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first byte of its memory that a tensor covers, and the last."""
+    return _extent(tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.dtype)
+
+
+def _extent(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, dtype: torch.dtype) -> tuple[int, int]:
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True) if size)
+    return offset * dtype.itemsize, (last + 1) * dtype.itemsize - 1
+
+
+def covers(whole: tuple[int, int], part: tuple[int, int]) -> bool:
+    """Whether one window lies in another."""
+    return whole[0] <= part[0] and part[1] <= whole[1]
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """Tells memories apart; None for a tensor without memory."""
     try:
         storage = tensor.untyped_storage()
         return int(storage._cdata) if storage.nbytes() else None

@@ -36,6 +36,8 @@ def fold_batch_norm(graph: Graph, _state: Any = None) -> Graph:
         Without the batch norms that could be folded; outputs equal to about 1e-6 relative in float32.
     """
     folds = {fold.linear.index: fold for node in graph.nodes if (fold := _foldable(graph, node)) is not None}
+    if not folds:
+        return graph
     gone = {fold.norm.index for fold in folds.values()}
     writer = GraphWriter(graph)
     for node in graph.nodes:

@@ -39,9 +39,10 @@ def sample_axes(graph: Graph, samples: int) -> dict[int, SampleAxis]:
             continue
         source, axis = max(sources, key=lambda s: len(graph.values[s[0]].shape))
         follow = _FOLLOW.get(packet(node.op), _stay)
-        for output in node.outputs:
+        for place, output in enumerate(node.outputs):
             if output is not None:
                 shape = graph.values[output].shape
+                follow = _recurrent_state if place and packet(node.op) in _RECURRENT else follow
                 found = follow(node, graph.values[source].shape, axis, shape, samples)
                 if found is not None and found.axis < len(shape) and shape[found.axis] % samples == 0:
                     axes[output] = found
@@ -67,9 +68,9 @@ Follow = Callable[[Node, tuple[int, ...], SampleAxis, tuple[int, ...], int], "Sa
 
 def _stay(_node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int) -> Any:
     """The axis keeps its place, counted from the left if it fits there, else from the right (broadcasting)."""
-    if axis.axis < len(after) and after[axis.axis] == before[axis.axis]:
-        if len(after) >= len(before) or axis.axis == 0:
-            return axis
+    fits = axis.axis < len(after) and after[axis.axis] == before[axis.axis]
+    if fits and (len(after) >= len(before) or axis.axis == 0):
+        return axis
     right = len(after) - (len(before) - axis.axis)
     if 0 <= right < len(after) and after[right] == before[axis.axis]:
         return SampleAxis(right, axis.inner)
@@ -151,10 +152,18 @@ def _select_rows(node: Node, before: tuple[int, ...], axis: SampleAxis, after: t
     return None if axis.axis == 0 else _stay(node, before, axis, after, samples)
 
 
+def _recurrent_state(
+    _node: Node, _before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int
+) -> Any:
+    """The last states lie as (layers, samples, features), whatever the layout of the sequence."""
+    return SampleAxis(len(after) - 2, axis.inner)
+
+
 def _table(entries: Mapping[str, Follow]) -> dict[str, Follow]:
     return {f"aten.{name}": follow for names, follow in entries.items() for name in names.split()}
 
 
+_RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 _FOLLOW = _table(
     {
         "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as": _reshape,

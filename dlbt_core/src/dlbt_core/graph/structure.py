@@ -65,9 +65,11 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.
 def shape_of_call(bound: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """What a recording of this call depends on besides the numbers in its tensors; None if that cannot be told."""
     key: list[Any] = []
+    seen: dict[int, str] = {}
     for path, leaf in leaves(bound):
         if isinstance(leaf, torch.Tensor):
-            key.append((path, tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device))
+            same = seen.setdefault(id(leaf), path)
+            key.append((path, tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device, same))
         elif isinstance(leaf, _PLAIN):
             key.append((path, type(leaf), leaf))
         else:

@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlbt_core.errors import CaptureError
-from dlbt_core.graph.functional import AS_STRIDED, Alias, AliasTracker, ViewStep, any_layout
+from dlbt_core.graph.functional import AS_STRIDED, Alias, AliasTracker, ViewStep, any_layout, covers, storage_key, window_of
 from dlbt_core.graph.ir import Graph, Guard, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
 from dlbt_core.graph.ops import packet, returns_many
 from dlbt_core.graph.structure import leaves, rebuilder
@@ -147,7 +147,7 @@ class Tape(TorchDispatchMode):
         self._modules: dict[int, str] = {}
         self._states: dict[int, tuple[str, str, torch.Tensor]] = {}
         self._registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._state_storages: dict[int, str] = {}
+        self._state_storages: dict[int, list[str]] = {}
         self._expanding = False
         self._told: str | None = None
         self._last: dict[str, tuple[tuple[str, int], ...]] = {}
@@ -155,6 +155,12 @@ class Tape(TorchDispatchMode):
             self._modules = {id(module): name for name, module in model.named_modules()}
             self._know_states(model)
         for path, tensor in inputs.items():
+            owner = self._owner_of(tensor)
+            if owner is not None:
+                raise CaptureError(
+                    f"input {path!r} shares its memory with the model's own {self._states[id(owner)][0]!r}.\n"
+                    "  fix  pass a copy of it: .clone()."
+                )
             self.input_values[path] = self._external(tensor, "input", path)
 
     # -- values -----------------------------------------------------------------------------------------------------
@@ -165,8 +171,9 @@ class Tape(TorchDispatchMode):
         for kind, items in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in items:
                 self._states[id(tensor)] = (name, kind, tensor)
-                if tensor.layout == torch.strided and tensor.numel():
-                    self._state_storages.setdefault(int(tensor.untyped_storage()._cdata), name)
+                key = storage_key(tensor) if tensor.layout == torch.strided else None
+                if key is not None:
+                    self._state_storages.setdefault(key, []).append(name)
         self._states_by_name = {name: (kind, tensor) for name, kind, tensor in self._states.values()}
 
     def _new_value(self, kind: Any, name: str, like: Any, node: int | None = None) -> int:
@@ -177,7 +184,7 @@ class Tape(TorchDispatchMode):
         return index
 
     def _external(self, tensor: torch.Tensor, kind: Any, name: str) -> int:
-        known = self.tracker.find(tensor)
+        known = self.tracker.known(tensor)
         if known is not None:
             return self.tracker.current(known)
         value = self._new_value(kind, name, tensor)
@@ -187,18 +194,18 @@ class Tape(TorchDispatchMode):
 
     def value_of(self, tensor: torch.Tensor) -> int:
         """The value that `tensor` holds now; a tensor never seen before is a weight or a constant."""
-        alias = self.tracker.find(tensor)
-        if alias is not None:
-            return self.tracker.current(alias)
-        if id(tensor) in self._states:
+        alias = self.tracker.known(tensor)
+        if alias is None and id(tensor) in self._states:
             name, kind, _ = self._states[id(tensor)]
             value = self._external(tensor, kind, name)
             self.state_values[name] = value
             return value
-        owner = self._owner_of(tensor)
+        owner = self._owner_of(tensor) if alias is None else None
         if owner is not None:
             self.value_of(owner)
-            return self.value_of(tensor)
+        alias = alias or self.tracker.find(tensor)
+        if alias is not None:
+            return self.tracker.current(alias)
         if tensor.layout != torch.strided:
             raise CaptureError(
                 f"a {tensor.layout} tensor in {self.site()} cannot be recorded.\n  fix  use dense tensors there."
@@ -215,11 +222,10 @@ class Tape(TorchDispatchMode):
 
     def _owner_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The parameter or buffer whose memory `tensor` shares, e.g. as its ``.data``."""
-        if tensor.layout != torch.strided or not tensor.numel() or not self._state_storages:
-            return None
-        name = self._state_storages.get(int(tensor.untyped_storage()._cdata))
-        owner = self._states_by_name[name][1] if name is not None else None
-        return None if owner is None or self.tracker.find(owner) is not None else owner
+        key = storage_key(tensor) if tensor.layout == torch.strided else None
+        owners = [self._states_by_name[name][1] for name in self._state_storages.get(key, ())] if key is not None else []
+        owner = next((o for o in owners if covers(window_of(o), window_of(tensor))), None)
+        return None if owner is None or self.tracker.known(owner) is not None else owner
 
     # -- ops --------------------------------------------------------------------------------------------------------
 
@@ -274,10 +280,10 @@ class Tape(TorchDispatchMode):
         if drew:
             self._note_random(func, tensors)
             return
-        root = self.tracker.root_of(result) if isinstance(result, torch.Tensor) else None
-        if root is not None and root.version:
+        viewed = next((parent for item in tensors if item is not None for _, parent in self._viewed(given, item)), None)
+        if viewed is not None and viewed.root.version:
             if op == AS_STRIDED:
-                self.tracker.window(result, root)
+                self.tracker.window(result, viewed.root)
                 return
             op, refs = any_layout(op, refs)
         guard = _guard_of(func, given, items)
@@ -297,16 +303,20 @@ class Tape(TorchDispatchMode):
         self, op: str, given: Mapping[str, Any], refs: Mapping[str, Any], tensor: torch.Tensor, value: int, out: int
     ) -> None:
         """Let the tensor be known, as a view of the argument whose memory it shares, if there is one."""
-        root = self.tracker.root_of(tensor)
-        if root is not None:
-            for name, arg in given.items():
-                parent = self.tracker.find(arg) if isinstance(arg, torch.Tensor) else None
-                if parent is not None and parent.root is root:
-                    parent = root if op == AS_STRIDED else parent
-                    others = {k: v for k, v in refs.items() if k != name}
-                    self.tracker.bind(tensor, value, parent, ViewStep(op, others, name, out))
-                    return
+        for name, parent in self._viewed(given, tensor):
+            parent = parent.root if op == AS_STRIDED else parent
+            others = {k: v for k, v in refs.items() if k != name}
+            self.tracker.bind(tensor, value, parent, ViewStep(op, others, name, out))
+            return
         self.tracker.bind(tensor, value)
+
+    def _viewed(self, given: Mapping[str, Any], result: torch.Tensor) -> Iterator[tuple[str, Alias]]:
+        """The arguments whose memory a result shares, by name."""
+        key = storage_key(result)
+        for name, arg in given.items() if key is not None else ():
+            parent = self.tracker.find(arg) if isinstance(arg, torch.Tensor) else None
+            if parent is not None and parent.storage == key:
+                yield name, parent
 
     def _note_random(self, func: Any, tensors: list[torch.Tensor | None]) -> None:
         """Random numbers are kept: replaying the graph must give the same numbers."""
@@ -324,10 +334,6 @@ class Tape(TorchDispatchMode):
             if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
                 with self:
                     return func.decompose(*args, **kwargs)
-            raise CaptureError(
-                f"{func} in {self.site()} writes into a tensor and has no functional form.\n"
-                "  fix  use an op that returns a new tensor there."
-            )
         refs = {name: self._refer(arg) for name, arg in given.items()}
         targets = [t for name in written for t in (given[name] if isinstance(given[name], (list, tuple)) else [given[name]])]
         aliases = [self._alias_of(target) for target in targets]
@@ -339,6 +345,11 @@ class Tape(TorchDispatchMode):
         if seed is not None and _advanced(seed):
             self.random.append(f"{func} in {self.site()}")
             values = [self._constant(target.clone()) for target in targets]
+        elif functional is None and func._opname not in _WRITES:
+            raise CaptureError(
+                f"{func} in {self.site()} writes into a tensor and has no functional form.\n"
+                "  fix  use an op that returns a new tensor there."
+            )
         elif len(targets) > 1 and functional is not None:
             values = self._emit_many(functional, refs, targets)
         else:
@@ -412,7 +423,7 @@ class Tape(TorchDispatchMode):
         if self._told is not None:
             return top
         frame = sys._getframe(1)
-        while frame is not None:
+        while frame is not None and frame.f_code is not record.__code__:
             file = frame.f_code.co_filename
             if _is_models(file):
                 return Site(top.module, top.module_type, top.call, f"{file}:{frame.f_lineno}")

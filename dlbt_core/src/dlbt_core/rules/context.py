@@ -18,7 +18,8 @@ __all__ = ["Books", "Pullback", "RuleContext", "bind_call", "multiply", "stabili
 
 def stabilise(z: Tensor, epsilon: float) -> Tensor:
     """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``: safe to divide by if `epsilon` is positive."""
-    return z + torch.where(z < 0, -epsilon, epsilon)
+    sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
+    return z + epsilon * sign
 
 
 def multiply(a: Tensor, m: Tensor) -> Tensor:
@@ -98,8 +99,8 @@ class RuleContext:
         Names of the arguments through which relevance can flow on.
     facts : mapping of str to frozenset of str
         Argument name to the facts of its value, e.g. ``{"other": {"statistic"}}``.
-    streams : int or None
-        Number of coupled streams, if the composite has several.
+    form : {"multiplier", "relevance"}
+        The form of the message this time, for rules that take either.
     """
 
     def __init__(
@@ -114,13 +115,13 @@ class RuleContext:
         pullback: Pullback | None = None,
         cache: Callable[[Any, Callable[[], Any]], Any] | None = None,
         rule: str = "",
-        streams: int | None = None,
+        form: str = "multiplier",
     ) -> None:
         self.node = node
         self.args = args
         self.carries = carries
         self.facts = facts
-        self.streams = streams
+        self.form = form
         self._output = output
         self._values = values
         self._items: dict[str, tuple[int, ...]] = {}
@@ -146,7 +147,8 @@ class RuleContext:
 
     def constants(self) -> dict[str, Tensor]:
         """Tensor arguments that carry no relevance, by name."""
-        return {name: arg for name, arg in self.args.items() if isinstance(arg, Tensor) and name not in self.carries}
+        others = {name: self.args[name] for name in self.args if name not in self.carries}
+        return {name: arg for name, arg in others.items() if isinstance(arg, Tensor)}
 
     def call(self, /, **replace: Any) -> Any:
         """Redo the op with some arguments replaced."""
@@ -232,7 +234,7 @@ class RuleContext:
         """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``."""
         return stabilise(z, epsilon)
 
-    def absorb(self, name: str, amount: Tensor, times: Tensor | None = None) -> None:
+    def absorb(self, name: str, amount: Tensor, times: Tensor | None = None, result: int = 0) -> None:
         """Book what is not handed on: the sum of ``amount * times`` over each sample.
 
         Parameters
@@ -240,11 +242,13 @@ class RuleContext:
         name
             What absorbed it; one of the names the rule declared.
         amount
-            Shaped like the node's (first) output.
+            Shaped like the node's output.
         times
             A factor of any shape that broadcasts against `amount`.
+        result
+            Which output `amount` is shaped like, if there are several.
         """
-        self._books.absorb(self.node, name, amount, times, self.node.outputs[0])
+        self._books.absorb(self.node, name, amount, times, self.node.outputs[result])
 
     def absorb_at(self, argument: str, name: str, amount: Tensor, times: Tensor | None = None) -> None:
         """Book an amount shaped like a carrying argument instead of the output."""
@@ -271,28 +275,40 @@ class RuleContext:
                 a = self.args[argument] if item is None else self.args[argument][item]
                 self._books.absorb(self.node, name, -m, a, value.index)
 
-    def absorb_offset(self, name: str, m: Any) -> None:
-        """Book what the op's constant part takes: ``m`` times the op with its carrying arguments at zero."""
-        zeros: dict[str, Any] = {}
-        like = next(x for x in (m if self.node.many else [m]) if x is not None)
-        for (argument, item), value in self._values.items():
-            zero = torch.zeros(value.shape, dtype=value.dtype, device=like.device)
-            if item is None:
-                zeros[argument] = zero
+    def absorb_offset(self, name: str, message: Any) -> None:
+        """Book what the op's constant part takes: the part of the message that lies on results not made of arguments.
+
+        On multipliers that is the message times the op with its carrying arguments at zero. A copying op may also be
+        given relevance: then it is the relevance of the elements that are the same whatever the arguments are.
+        """
+        offset = self.call(**self._filled(0.0, message))
+        other = self.call(**self._filled(1.0, message)) if self.form == "relevance" else offset
+        results = enumerate(zip(message, offset, other, strict=True) if self.node.many else [(message, offset, other)])
+        for index, (part, constant, changed) in results:
+            if part is None:
+                continue
+            if self.form == "relevance":
+                self.absorb(name, torch.where(constant == changed, part, torch.zeros_like(part)), result=index)
             else:
-                items = zeros.setdefault(argument, list(self.args[argument]))
-                items[item] = zero
-        offset = self.call(**zeros)
-        pairs = (
-            zip(m, offset, self.node.outputs, strict=True) if self.node.many else [(m, offset, self.node.outputs[0])]
-        )
-        for message, part, value_index in pairs:
-            if message is not None:
-                self._books.absorb(self.node, name, message, part, value_index)
+                self.absorb(name, part, constant, index)
+
+    def _filled(self, value: float, message: Any) -> dict[str, Any]:
+        """The carrying arguments, filled with a number."""
+        like = next(x for x in (message if self.node.many else [message]) if x is not None)
+        filled: dict[str, Any] = {}
+        for (argument, item), known in self._values.items():
+            dtype = known.dtype if known.is_floating else like.dtype
+            full = torch.full(known.shape, value, dtype=dtype, device=like.device)
+            if item is None:
+                filled[argument] = full
+            else:
+                items = filled.setdefault(argument, list(self.args[argument]))
+                items[item] = full
+        return filled
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """A value derived from weights, kept from call to call until a parameter changes."""
-        return make() if self._cache is None else self._cache((self.node.index, key), make)
+        return make() if self._cache is None else self._cache(key, make)
 
 
 def bind_call(op: str, args: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

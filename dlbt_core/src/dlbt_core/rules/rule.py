@@ -100,8 +100,6 @@ class Rule:
         (results that carry no relevance) and ``"pullback"`` (the op's vector-Jacobian product, kept ready from the
         forward pass). None stands for all arguments and the output. May be a function of the parameters and of the
         carrying argument names that returns such a tuple.
-    streams
-        Whether it couples the streams of a composite that has several.
     """
 
     op: OpKey
@@ -115,7 +113,6 @@ class Rule:
     parameters: Mapping[str, Parameter]
     source: Provenance
     location: str
-    streams: bool = False
 
     @property
     def id(self) -> str:
@@ -168,7 +165,6 @@ class RuleSet:
         absorbs: tuple[str, ...] = (),
         default: bool = False,
         reads: Reads = None,
-        streams: bool = False,
     ) -> Callable[[RuleFunction], RuleFunction]:
         """Decorator that declares a rule for one or several ops.
 
@@ -178,7 +174,7 @@ class RuleSet:
             Op keys: ``"aten.linear"``, ``"aten.add.Tensor"``, ``"myns::op"`` or torch op objects.
         variant
             Its name, a lower-case word.
-        takes, gives, absorbs, default, reads, streams
+        takes, gives, absorbs, default, reads
             See `Rule`. `gives` is `takes` unless said.
 
         Raises
@@ -217,7 +213,7 @@ class RuleSet:
                     )
                 self._rules[key, variant] = Rule(
                     key, variant, function, takes, gives or takes, tuple(absorbs), default, reads, parameters,
-                    self.source, location, streams,
+                    self.source, location,
                 )  # fmt: skip
             return function
 

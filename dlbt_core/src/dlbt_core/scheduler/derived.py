@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlbt_core.graph.ir import Graph, Node
 
-__all__ = ["DerivedWeights", "weights_only"]
+__all__ = ["DerivedWeights", "RuleCache", "weights_only"]
 
 _PROBES = 4
 
@@ -44,14 +44,38 @@ class DerivedWeights:
 
     def fresh(self, values: Sequence[Any]) -> bool:
         """Whether what is kept still holds; if not, it is dropped."""
-        tensors = [values[index] for index in self._sources]
-        stamp = tuple((id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
-        probe = torch.cat([_sample(t) for t in tensors]) if tensors else None
+        stamp, probe = _stamp([values[index] for index in self._sources])
         same = stamp == self._stamp and (probe is None or (self._probe is not None and torch.equal(probe, self._probe)))
         if not same:
             self._stamp, self._probe = stamp, probe
             self.values.clear()
         return same
+
+
+class RuleCache:
+    """What rules derive from weights (`RuleContext.cached`), kept per node until one of the node's weights changes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._kept: dict[int, tuple[DerivedWeights, dict[Any, Any]]] = {}
+
+    def get(self, node: Node, values: Sequence[Any], key: Any, make: Callable[[], Any]) -> Any:
+        """The value kept for a node under `key`, made if there is none or a weight of the node has changed."""
+        if node.index not in self._kept:
+            weights = [i for i in dict.fromkeys(node.inputs) if self._graph.values[i].kind in ("parameter", "buffer")]
+            self._kept[node.index] = (DerivedWeights(weights), {})
+        weights_of_node, kept = self._kept[node.index]
+        if not weights_of_node.fresh(values):
+            kept.clear()
+        if key not in kept:
+            kept[key] = make()
+        return kept[key]
+
+
+def _stamp(tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], Tensor | None]:
+    """What tells one state of some weights from another."""
+    stamp = tuple((id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+    return stamp, torch.cat([_sample(t) for t in tensors]) if tensors else None
 
 
 def _sample(tensor: Tensor) -> Tensor:

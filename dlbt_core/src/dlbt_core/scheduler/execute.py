@@ -179,7 +179,7 @@ def _meet(target: Target | FunctionTarget, found: Capture, plan: Plan, outputs: 
 
 def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> _Met:
     """Record the function on the outputs, and hand its score back to them by the same rules."""
-    given = {path: tensor.detach() for path, tensor in outputs.items()}
+    given = {path: tensor.detach().clone() for path, tensor in outputs.items()}  # outputs may share memory
     recording = record(
         target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins)
     )
@@ -345,15 +345,16 @@ def _explanation(
 
 
 def _accounts(result: Propagation, graph: Graph, prefix: str) -> tuple[Account, ...]:
-    by_node: dict[int, dict[str, Tensor]] = {index: {} for index in result.received}
-    for (index, name), amount in result.amounts.items():
-        by_node.setdefault(index, {})[name] = amount
+    tables: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {index: ({}, {}) for index in result.received}
+    for place, booked in enumerate((result.amounts, result.unassigned)):
+        for (index, name), amount in booked.items():
+            tables.setdefault(index, ({}, {}))[place][name] = amount
     return tuple(
         Account(
             prefix + graph.nodes[index].name, graph.nodes[index].op, graph.nodes[index].site.module,
-            result.received.get(index), result.handed_on.get(index), by_node[index],
+            result.received.get(index), result.handed_on.get(index), *tables[index],
         )
-        for index in sorted(by_node)
+        for index in sorted(tables)
     )  # fmt: skip
 
 

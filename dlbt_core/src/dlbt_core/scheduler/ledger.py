@@ -49,6 +49,10 @@ class Bookkeeper:
         axis = self.axes.get(like) if like is not None else None
         self._enter((node.index, name), self.total(amount, times, axis))
 
+    def absorb_anyway(self, node: Node, name: str, amount: Tensor, like: int) -> None:
+        """Book what the core itself keeps when it converts a message, whatever the node's rule declared."""
+        self._enter((node.index, name), self.total(amount, None, self.axes.get(like)))
+
     def total(self, amount: Tensor, times: Tensor | None, axis: SampleAxis | None) -> Tensor:
         """Per-sample sums, shape (B,); of shape () where the samples cannot be told apart."""
         if times is not None:
@@ -85,9 +89,11 @@ class Account:
     node, op, module
         Which node.
     received, handed_on
-        Relevance that came in and went out, shape (B,); None unless audited.
+        Relevance that came in and went out, shape (B,), or () where the samples cannot be told apart; None unless audited.
     absorbed
         Name to amount, shape (B,).
+    unassigned
+        Name to amount over all samples, shape (), where they cannot be told apart.
     """
 
     node: str
@@ -96,13 +102,17 @@ class Account:
     received: Tensor | None
     handed_on: Tensor | None
     absorbed: Mapping[str, Tensor]
+    unassigned: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def leak(self) -> Tensor | None:
-        """What the books of this node miss, shape (B,); None unless audited."""
+        """What the books of this node miss, shape (B,) or (); None unless audited."""
         if self.received is None or self.handed_on is None:
             return None
-        return self.received - self.handed_on - sum(self.absorbed.values(), torch.zeros_like(self.received))
+        gap, amounts = self.received - self.handed_on, list(self.absorbed.values())
+        if self.unassigned or gap.dim() == 0:
+            gap, amounts = gap.sum(), [a.sum() for a in (*amounts, *self.unassigned.values())]
+        return gap - sum(amounts, torch.zeros_like(gap))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ from dlbt_core.graph.ops import arguments
 from dlbt_core.graph.samples import SampleAxis
 from dlbt_core.rules.context import RuleContext, multiply, stabilise
 from dlbt_core.rules.rule import Form
+from dlbt_core.scheduler.derived import RuleCache
 from dlbt_core.scheduler.forward import ForwardRun, read_values
 from dlbt_core.scheduler.ledger import Bookkeeper
 from dlbt_core.scheduler.plan import Plan, Step
@@ -55,6 +57,7 @@ class BackwardProgram:
         self.plan = plan
         self.graph: Graph = plan.graph
         self.facts = facts
+        self.rule_cache = RuleCache(self.graph)
         self.forms: Mapping[int, Form] = plan.forms
         self.report = frozenset(report) | frozenset(plan.explained.values())
         self._steps = [_Prepared(step, plan, facts) for step in reversed(plan.steps)]
@@ -69,7 +72,6 @@ class BackwardProgram:
         audit: bool = False,
         multipliers: bool = False,
         release: bool = True,
-        cache: Callable[[Any, Callable[[], Any]], Any] | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> Propagation:
         """One backward pass.
@@ -89,100 +91,112 @@ class BackwardProgram:
         release
             Whether forward values may be freed on the way.
         """
-        books = Bookkeeper(self.graph, axes, samples)
-        result = Propagation(amounts=books.amounts, unassigned=books.unassigned)
-        messages: dict[int, tuple[Form, Tensor]] = {index: ("multiplier", seed) for index, seed in seeds.items()}
-        values = forward.values
+        one = _Pass(self, forward, Bookkeeper(self.graph, axes, samples), audit)
+        one.messages.update((index, ("multiplier", seed)) for index, seed in seeds.items())
         for prepared in self._steps:
-            node = prepared.step.node
-            incoming = [messages.pop(o, None) if o is not None else None for o in node.outputs]
-            if any(message is not None for message in incoming):
-                for index, message in zip(node.outputs, incoming, strict=True):
-                    if index in self.report and message is not None:
-                        result.relevance[index] = self._as(message, "relevance", index, values)
-                self._hand_back(prepared, incoming, messages, forward, books, result, audit, cache)
+            one.step(prepared)
             if release:
-                forward.pullbacks.pop(node.index, None)
-                for index in prepared.frees:
-                    values[index] = None
+                one.release(prepared)
             if on_step is not None:
                 on_step(prepared.step)
-        for index, message in messages.items():
-            if index in self.report:
-                result.relevance[index] = self._as(message, "relevance", index, values)
-                if multipliers:
-                    result.multipliers[index] = self._as(message, "multiplier", index, values)
-        return result
+        return one.finish(multipliers)
 
-    def _hand_back(
-        self,
-        prepared: _Prepared,
-        incoming: Sequence[tuple[Form, Tensor] | None],
-        messages: dict[int, tuple[Form, Tensor]],
-        forward: ForwardRun,
-        books: Bookkeeper,
-        result: Propagation,
-        audit: bool,
-        cache: Any,
+
+Message = tuple[Form, Tensor]
+
+
+class _Pass:
+    """One backward pass: the messages on their way, the books, and what has come out so far."""
+
+    def __init__(
+        self, program: BackwardProgram, forward: ForwardRun, books: Bookkeeper, audit: bool
     ) -> None:
-        step, node, values = prepared.step, prepared.step.node, forward.values
-        taken = [
-            None if message is None else self._as(message, prepared.takes, index, values)
-            for index, message in zip(node.outputs, incoming, strict=True)
-        ]
-        books.allowed = step.rule.absorbs
-        ctx = prepared.context(values, forward.pullbacks.get(node.index), books, cache)
-        handed = step.rule.function(ctx, taken if node.many else taken[0], **step.parameters)
-        flows: list[Tensor] = []
-        for slot, message in prepared.distribute(handed):
-            if message is None:
-                continue
-            self._check(prepared, slot.value, message)
-            form: Form = prepared.gives
-            if audit:
-                flows.append(self._flow(form, message, slot.value, values, books))
-            self._add(messages, slot.value, form, message, values)
-        if audit:
-            arriving = [
-                self._flow(message[0], message[1], index, values, books)
-                for index, message in zip(node.outputs, incoming, strict=True)
-                if message is not None and index is not None
-            ]
-            result.received[node.index] = _sum(arriving)
-            result.handed_on[node.index] = _sum(flows) if flows else torch.zeros_like(result.received[node.index])
+        self.graph = program.graph
+        self.messages: dict[int, Message] = {}
+        self._program = program
+        self._forward = forward
+        self._values = forward.values
+        self._books = books
+        self._audit = audit
+        self._result = Propagation(amounts=books.amounts, unassigned=books.unassigned)
 
-    def _flow(self, form: Form, message: Tensor, value: int, values: list[Any], books: Bookkeeper) -> Tensor:
-        factor = values[value] if form == "multiplier" and self.graph.values[value].is_floating else None
-        return books.total(message, factor, books.axes.get(value)).double()
+    def step(self, prepared: _Prepared) -> None:
+        """Let one node's rule hand its message back."""
+        node = prepared.step.node
+        arrived = {o: self.messages.pop(o) for o in node.outputs if o is not None and o in self.messages}
+        if not arrived:
+            return
+        for index in arrived.keys() & self._program.report:
+            self._result.relevance[index] = self._as("relevance", arrived[index], index)
+        taken = {index: self._take(prepared, message, index) for index, message in arrived.items()}
+        message = [None if o is None else taken.get(o) for o in node.outputs]
+        self._books.allowed = prepared.step.rule.absorbs
+        pullback = self._forward.pullbacks.get(node.index)
+        ctx = prepared.context(self._values, pullback, self._books, self._program.rule_cache)
+        handed = prepared.step.rule.function(ctx, message if node.many else message[0], **prepared.step.parameters)
+        sent = [(slot.value, (prepared.gives, part)) for slot, part in prepared.distribute(handed) if part is not None]
+        for index, (_, part) in sent:
+            prepared.check(index, part, self.graph)
+        if self._audit:
+            self._weigh(node.index, list(arrived.items()), sent)
+        for index, outgoing in sent:
+            self._send(index, outgoing)
 
-    def _add(
-        self, messages: dict[int, tuple[Form, Tensor]], index: int, form: Form, message: Tensor, values: list[Any]
-    ) -> None:
-        wanted = self.forms.get(index, form)
-        message = self._as((form, message), wanted, index, values)
-        known = messages.get(index)
-        if known is not None and known[0] != wanted:
-            known = (wanted, self._as(known, wanted, index, values))
-        messages[index] = (wanted, message if known is None else known[1] + message)
+    def _take(self, prepared: _Prepared, message: Message, index: int) -> Tensor:
+        """The message as the rule takes it; what a conversion to a multiplier loses is booked."""
+        tensor = self._as(prepared.takes, message, index)
+        if message[0] == "relevance" and prepared.takes == "multiplier" and self.graph.values[index].is_floating:
+            lost = TO_MULTIPLIER_EPSILON / (self._values[index].abs() + TO_MULTIPLIER_EPSILON)
+            self._books.absorb_anyway(prepared.step.node, "epsilon", message[1] * lost, index)
+        return tensor
 
-    def _as(self, message: tuple[Form, Tensor], form: Form, index: int | None, values: list[Any]) -> Tensor:
-        """The message of a value in another form. ``R -> m`` is the only stabilised division of the core."""
+    def _send(self, index: int, message: Message) -> None:
+        """Add a message to those that have met at a value; if any of them is relevance, all are turned into it."""
+        form = self._program.forms.get(index, message[0])
+        tensor = self._as(form, message, index)
+        known = self.messages.get(index)
+        self.messages[index] = (form, tensor if known is None else self._as(form, known, index) + tensor)
+
+    def _as(self, form: Form, message: Message, index: int) -> Tensor:
+        """A message in another form. ``R -> m`` is the only stabilised division of the core."""
         have, tensor = message
-        if have == form or form == "either" or index is None or not self.graph.values[index].is_floating:
+        value = self.graph.values[index]
+        if have == form or form == "either" or not value.is_floating:
             return tensor
-        if form == "relevance":
-            infinite = self.facts.has(index, "infinite")
-            return multiply(values[index], tensor) if infinite else values[index] * tensor
-        return tensor / stabilise(values[index], TO_MULTIPLIER_EPSILON)
+        if form == "multiplier":
+            return tensor / stabilise(self._values[index], TO_MULTIPLIER_EPSILON)
+        if value.kind == "input" or self._program.facts.has(index, "infinite"):
+            return multiply(self._values[index], tensor)
+        relevance: Tensor = self._values[index] * tensor
+        return relevance
 
-    def _check(self, prepared: _Prepared, index: int, message: Tensor) -> None:
-        expected = self.graph.values[index]
-        if tuple(message.shape) != expected.shape:
-            step = prepared.step
-            raise RuleContractError(
-                f"{step.rule.id} returned a message of shape {tuple(message.shape)} for a value of shape "
-                f"{expected.shape} (node {step.node.name} in {step.node.site}).\n  where  {step.rule.location}"
-            )
+    def _weigh(self, node: int, arrived: Sequence[tuple[int, Message]], sent: Sequence[tuple[int, Message]]) -> None:
+        """Sum what came in and what goes out; over all samples where they cannot be told apart."""
+        received, handed_on = ([self._weight(*item) for item in items] for items in (arrived, sent))
+        if any(total.dim() == 0 for total in (*received, *handed_on)):
+            received, handed_on = [t.sum() for t in received], [t.sum() for t in handed_on]
+        nothing = torch.zeros_like(received[0])
+        self._result.received[node] = sum(received, nothing)
+        self._result.handed_on[node] = sum(handed_on, nothing)
+
+    def _weight(self, index: int, message: Message) -> Tensor:
+        form, tensor = message
+        factor = self._values[index] if form == "multiplier" and self.graph.values[index].is_floating else None
+        return self._books.total(tensor, factor, self._books.axes.get(index)).double()
+
+    def release(self, prepared: _Prepared) -> None:
+        """Free what nobody will read any more."""
+        self._forward.pullbacks.pop(prepared.step.node.index, None)
+        for index in prepared.frees:
+            self._values[index] = None
+
+    def finish(self, multipliers: bool) -> Propagation:
+        """What has arrived at the explained inputs."""
+        for index in self.messages.keys() & self._program.report:
+            self._result.relevance[index] = self._as("relevance", self.messages[index], index)
+            if multipliers:
+                self._result.multipliers[index] = self._as("multiplier", self.messages[index], index)
+        return self._result
 
 
 class _Arguments(Mapping[str, Any]):
@@ -240,7 +254,7 @@ class _Prepared:
             if o is not None and o not in plan.explained.values() and o not in graph.outputs.values()
         )
 
-    def context(self, values: list[Any], pullback: Any, books: Bookkeeper, cache: Any) -> RuleContext:
+    def context(self, values: list[Any], pullback: Any, books: Bookkeeper, cache: RuleCache) -> RuleContext:
         step = self.step
         node = step.node
         args = _Arguments(self, values)
@@ -250,8 +264,27 @@ class _Prepared:
         else:
             output = None
         return RuleContext(
-            node, args, output, step.carrying_names, self.values, self.facts, books, pullback, cache, step.rule.id
+            node,
+            args,
+            output,
+            step.carrying_names,
+            self.values,
+            self.facts,
+            books,
+            pullback,
+            partial(cache.get, node, values),
+            step.rule.id,
+            self.takes,
         )
+
+    def check(self, index: int, message: Tensor, graph: Graph) -> None:
+        """Refuse a message that does not have its value's shape."""
+        if tuple(message.shape) != graph.values[index].shape:
+            step = self.step
+            raise RuleContractError(
+                f"{step.rule.id} returned a message of shape {tuple(message.shape)} for a value of shape "
+                f"{graph.values[index].shape} (node {step.node.name} in {step.node.site}).\n  where  {step.rule.location}"
+            )
 
     def distribute(self, handed: Any) -> Iterable[tuple[Any, Tensor | None]]:
         """The messages of a rule's mapping, each with its place."""
@@ -272,10 +305,3 @@ class _Prepared:
             if slot.item is not None and given is not None:
                 given = given[slot.item]
             yield slot, given
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total

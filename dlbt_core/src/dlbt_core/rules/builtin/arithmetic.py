@@ -30,9 +30,11 @@ def declare(add: RuleSet) -> None:
         """m_a = m_b = m: the gradient of a sum."""
         return _adjoint(ctx, m)
 
-    @add.rule(*_LINEAR, variant="gradient", default=True, reads=("pullback",))
+    @add.rule(*_LINEAR, variant="gradient", absorbs=("constant",), default=True, reads=("pullback", "constants"))
     def linear(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_i = x_i / sum_i x_i R for a sum; the adjoint for every other map without a constant part."""
+        """R_i = x_i / sum_i x_i R for a sum; the adjoint for every other linear map; a constant takes its part."""
+        if ctx.constants():
+            ctx.absorb_offset("constant", m)
         return ctx.vjp(m)
 
     @add.rule(*_PICKS, variant="gradient", absorbs=("constant",), default=True,
@@ -56,4 +58,3 @@ def _has_constant(ctx: RuleContext) -> bool:
     """Whether a term of the sum carries no relevance, be it a tensor or a number."""
     terms = [ctx.args.get(name) for name in ("self", "other", "source", "src") if name not in ctx.carries]
     return any(term is not None for term in terms)
-

@@ -17,24 +17,28 @@ __all__ = ["declare"]
 Degree = Callable[[RuleContext], float]
 Slope = Callable[[RuleContext], Tensor]
 
+
+def _norm_degree(ctx: RuleContext) -> float:
+    order = ctx.args["ord"] if "ord" in ctx.args else ctx.args.get("p")
+    return 0.0 if order == 0 else 1.0
+
+
 HOMOGENEOUS: Mapping[str, Degree] = {
-    "aten.relu": lambda ctx: 1.0,
-    "aten.leaky_relu": lambda ctx: 1.0,
-    "aten.prelu": lambda ctx: 1.0,
-    "aten.rrelu": lambda ctx: 1.0,
-    "aten.abs": lambda ctx: 1.0,
-    "aten.absolute": lambda ctx: 1.0,
+    **{f"aten.{name}": lambda ctx: 1.0 for name in ("relu", "leaky_relu", "rrelu", "abs", "absolute", "std")},
     "aten.square": lambda ctx: 2.0,
+    "aten.var": lambda ctx: 2.0,
+    "aten.linalg_vector_norm": _norm_degree,
+    "aten.norm": _norm_degree,
+}
+"""Functions with f(tx) = t^k f(x) for t > 0, by degree k. By Euler's theorem x f'(x) = k f(x)."""
+
+POWERS: Mapping[str, Degree] = {
     "aten.sqrt": lambda ctx: 0.5,
     "aten.rsqrt": lambda ctx: -0.5,
     "aten.reciprocal": lambda ctx: -1.0,
     "aten.pow.Tensor_Scalar": lambda ctx: float(ctx.args["exponent"]),
-    "aten.std": lambda ctx: 1.0,
-    "aten.var": lambda ctx: 2.0,
-    "aten.linalg_vector_norm": lambda ctx: 1.0,
-    "aten.norm": lambda ctx: 1.0,
 }
-"""Functions with f(tx) = t^k f(x) for t > 0, by degree k. By Euler's theorem x f'(x) = k f(x)."""
+"""Powers of x, by exponent: homogeneous too, but their derivative at 0 may be infinite."""
 
 
 def _x(ctx: RuleContext) -> Tensor:
@@ -81,10 +85,8 @@ VANISHING: Mapping[str, Callable[[RuleContext], float]] = {
     "aten.elu": lambda ctx: float(ctx.args["scale"]),
     "aten.celu": lambda ctx: 1.0,
     "aten.selu": lambda ctx: 1.0507009873554805,
-    "aten.relu6": lambda ctx: 1.0,
+    "aten.relu6": lambda ctx: 0.0,
     "aten.hardtanh": lambda ctx: 1.0,
-    "aten.softsign": lambda ctx: 1.0,
-    "aten.tanhshrink": lambda ctx: 0.0,
     "aten.hardshrink": lambda ctx: 0.0,
     "aten.softshrink": lambda ctx: 0.0,
 }
@@ -103,18 +105,54 @@ OFFSET = tuple(
 def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
-    @add.rule(*HOMOGENEOUS, variant="identity", default=True, reads=("pullback",))
+    @add.rule(*HOMOGENEOUS, variant="identity", absorbs=("stopped",), default=True, reads=("pullback", "output"))
     def homogeneous(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_i = R (elementwise), R_i = x_i f'_i / k f R (a norm): the gradient over the degree k of homogeneity."""
-        degree = _degree(ctx)
+        degree = HOMOGENEOUS[ctx.packet](ctx)
+        if degree == 0:
+            ctx.absorb("stopped", m, ctx.output)
+            return {}
         return {name: given if degree == 1 else given / degree for name, given in ctx.vjp(m).items()}
 
-    @add.rule(*HOMOGENEOUS, variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "output"))
+    @add.rule(*POWERS, variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output"))
+    def power(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = R_i: m_in = m x^(k - 1), and 0 at x = 0.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        x, y = _x(ctx), ctx.output
+        zero = x == 0
+        if POWERS[_key(ctx, POWERS)](ctx) == 0:
+            ctx.absorb("epsilon", torch.where(zero, m * y, torch.zeros_like(y)))
+        slope = torch.where(zero, torch.zeros_like(y), y / torch.where(zero, torch.ones_like(x), x))
+        return _to_argument(ctx, m * slope)
+
+    @add.rule(*HOMOGENEOUS, *POWERS, variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "output"))
     def homogeneous_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_in = m f'(x): the op's gradient, which hands on k times what it got."""
-        degree = _degree(ctx)
+        table = HOMOGENEOUS if ctx.packet in HOMOGENEOUS else POWERS
+        degree = table[_key(ctx, table)](ctx)
         if degree != 1:
             ctx.absorb("nonlinearity", m * (1 - degree), ctx.output)
+        return ctx.vjp(m)
+
+    @add.rule("aten.prelu", variant="identity", absorbs=("constant",), default=True, reads=("carrying", "constants"))
+    def prelu(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_x = R, of which a slope that carries gets half where x < 0: a product there.  Achtibat et al. 2024, eq. 7, 9."""
+        handed = ctx.vjp(m)
+        if len(ctx.carries) == 2:
+            half = torch.where(ctx.args["self"] < 0, 0.5, 1.0).to(m.dtype)
+            handed = {"self": handed["self"] * half, "weight": handed["weight"] / 2}
+        elif "self" not in ctx.carries:
+            ctx.absorb_offset("constant", m)
+        return handed
+
+    @add.rule(
+        "aten.prelu", variant="gradient", absorbs=("constant", "product"), reads=("carrying", "constants", "output")
+    )
+    def prelu_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_in = m f'(x): the op's gradient; where x < 0 a slope that carries makes it a product, handed on twice."""
+        if len(ctx.carries) == 2:
+            ctx.absorb("product", torch.where(ctx.args["self"] < 0, -m, torch.zeros_like(m)), ctx.output)
+        elif "self" not in ctx.carries:
+            ctx.absorb_offset("constant", m)
         return ctx.vjp(m)
 
     @add.rule(*CLOSED, variant="identity", default=True, reads=("carrying",))
@@ -145,11 +183,11 @@ def declare(add: RuleSet) -> None:
         return handed
 
 
-def _degree(ctx: RuleContext) -> float:
-    return HOMOGENEOUS[ctx.node.op if ctx.node.op in HOMOGENEOUS else ctx.packet](ctx)
+def _key(ctx: RuleContext, table: Mapping[str, Any]) -> str:
+    return ctx.node.op if ctx.node.op in table else ctx.packet
 
 
 def _to_argument(ctx: RuleContext, message: Tensor) -> dict[str, Any]:
-    """The message for the one argument that carries."""
+    """The message for the one argument that carries, which may have been broadcast."""
     (name,) = ctx.carries
-    return {name: message}
+    return {name: message.sum_to_size(ctx.shape(name))}

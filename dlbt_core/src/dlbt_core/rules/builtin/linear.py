@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext, stabilise
@@ -34,11 +35,14 @@ class Product(NamedTuple):
     inverse: tuple[str, ...] = ()
 
     def added(self, ctx: RuleContext) -> Tensor | None:
-        """The constant that the op adds, shaped to broadcast against its output."""
-        if callable(self.offset):
-            found = self.offset(ctx)
-        else:
-            found = None if not self.offset or self.offset in ctx.carries else ctx.args.get(self.offset)
+        """The constant that the op adds, shaped to broadcast against its output; None if it carries relevance itself."""
+        if isinstance(self.offset, str) and self.offset in ctx.carries:
+            return None
+        return self.summand(ctx)
+
+    def summand(self, ctx: RuleContext) -> Tensor | None:
+        """What the op adds, constant or not."""
+        found = self.offset(ctx) if callable(self.offset) else ctx.args.get(self.offset) if self.offset else None
         if found is None:
             return None
         found = found * ctx.args["beta"] if ctx.args.get("beta", 1) != 1 else found
@@ -89,6 +93,8 @@ def share_between_factors(ctx: RuleContext, m: Tensor, product: Product) -> dict
     """
     handed = ctx.vjp(m)
     parts = [name for name in product.factors if name in handed]
+    if not parts:
+        ctx.absorb_offset("constant", m)
     count = sum(_count(handed[name]) for name in parts)
     for name in parts:
         share = (-1.0 if name in product.inverse else 1.0) / count
@@ -104,10 +110,14 @@ def gradient(ctx: RuleContext, m: Tensor, product: Product) -> dict[str, Any]:
     """The op's gradient. Books the offset, and what a product of several carrying factors hands on beyond what it got."""
     handed = ctx.vjp(m)
     added, surplus = product.added(ctx), product.surplus(handed)
+    if surplus < 0 and not any(name in handed for name in product.factors):
+        ctx.absorb_offset("constant", m)
+        return handed
     if added is not None:
         ctx.absorb("bias", m, added)
     if surplus:
-        ctx.absorb("product", m * -float(surplus), ctx.output if added is None else ctx.output - added)
+        summand = product.summand(ctx)
+        ctx.absorb("product", m * -float(surplus), ctx.output if summand is None else ctx.output - summand)
     return handed
 
 
@@ -118,20 +128,26 @@ def _reads(parameters: Mapping[str, Any], carries: frozenset[str]) -> tuple[str,
         or parameters.get("bias") == "dropped"
         or ("epsilon" not in parameters and carries != {"input"})
     )
-    return ("pullback", "constants", "output") if output else ("pullback", "constants")
+    return ("pullback", "constants", "output", "carrying") if output else ("pullback", "constants")
 
 
 def _without_bias(ctx: RuleContext, m: Tensor, z: Tensor, epsilon: float) -> Tensor:
-    """The multiplier of z, the output without its bias, that carries the relevance of the whole output."""
+    """The multiplier of z, the output without its bias, that carries the relevance of the whole output.
+
+    Where nothing is left of the output there is nobody to hand to; that is booked with epsilon.
+    """
     relevance: Tensor = m * ctx.output
-    ctx.absorb("epsilon", relevance * (epsilon / (z.abs() + epsilon)))
-    return relevance / stabilise(z, epsilon)
+    divisor = stabilise(z, epsilon)
+    empty = divisor == 0
+    found = torch.where(empty, torch.zeros_like(z), relevance / torch.where(empty, torch.ones_like(z), divisor))
+    ctx.absorb("epsilon", relevance - found * z)
+    return found
 
 
 def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
     """Declare the variants of the linear family for the ops of `family`."""
 
-    @add.rule(*family, variant="epsilon", absorbs=("bias", "epsilon"), default=True, reads=_reads)
+    @add.rule(*family, variant="epsilon", absorbs=("bias", "epsilon", "constant"), default=True, reads=_reads)
     def linear_epsilon(
         ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0, bias: Literal["denominator", "dropped"] = "denominator"
     ) -> dict[str, Any]:
@@ -140,7 +156,7 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
         The bias is part of z_j and absorbs its share, or is dropped from it: then all goes to the inputs.
         """
         product = family[ctx.packet]
-        added = product.added(ctx)
+        added = product.added(ctx) if any(name in ctx.carries for name in product.factors) else None
         if bias == "dropped" and added is not None:
             m = _without_bias(ctx, m, ctx.output - added, epsilon)
         else:
@@ -149,7 +165,7 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
                 ctx.absorb("bias", m, added)
         return share_between_factors(ctx, m, product)
 
-    @add.rule(*family, variant="gradient", absorbs=("bias", "product"), reads=_reads)
+    @add.rule(*family, variant="gradient", absorbs=("bias", "product", "constant"), reads=_reads)
     def linear_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_i = sum_j w_ji m_j: the op's gradient."""
         return gradient(ctx, m, family[ctx.packet])
@@ -168,3 +184,23 @@ def declare(add: RuleSet) -> None:
     def product_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_i = m times the other factor: the op's gradient. Hands on n times what it got."""
         return gradient(ctx, m, PRODUCTS[ctx.packet])
+
+    @add.rule(*_STEPPED, variant="gradient", absorbs=("product", "stopped"), reads=("pullback", "constants", "output"))
+    def stepped_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_i = 0 for a rounded quotient, which is constant between its steps; else the gradient of a quotient."""
+        return _stopped(ctx, m) if ctx.args["rounding_mode"] else gradient(ctx, m, PRODUCTS[ctx.packet])
+
+    @add.rule(
+        *_STEPPED, variant="uniform", absorbs=("stopped",), default=True, reads=("pullback", "constants", "output")
+    )
+    def stepped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = 0 for a rounded quotient, which is constant between its steps; else R / n for each carrying factor."""
+        return _stopped(ctx, m) if ctx.args["rounding_mode"] else share_between_factors(ctx, m, PRODUCTS[ctx.packet])
+
+
+_STEPPED = ("aten.div.Tensor_mode", "aten.div.Scalar_mode")
+
+
+def _stopped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+    ctx.absorb("stopped", m, ctx.output)
+    return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dlbt_core.graph.ops import COPIES
@@ -12,30 +13,51 @@ from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare"]
 
-_STOPS = ("aten.detach",)
+_OWN = frozenset({"aten.detach", "aten.copy", "aten.as_strided_scatter"})
 _WITH_CONSTANTS = frozenset(
     f"aten.{name}"
     for name in (
         "cat concat concatenate stack hstack vstack dstack column_stack row_stack where masked_fill slice_scatter "
-        "select_scatter as_strided_scatter diagonal_scatter index_put index_copy index_fill scatter masked_scatter copy "
-        "constant_pad_nd pad"
+        "select_scatter diagonal_scatter index_put index_copy index_fill scatter masked_scatter constant_pad_nd pad"
     ).split()
 )
+_WITH_ZEROS = frozenset({"aten.tril", "aten.triu"})
 
 
 def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
-    @add.rule(*sorted(COPIES), variant="gradient", takes="either", absorbs=("constant",), default=True,
+    @add.rule(*sorted(COPIES - _OWN), variant="gradient", takes="either", absorbs=("constant",), default=True,
               reads=("pullback", "constants"))  # fmt: skip
     def copied(ctx: RuleContext, m: Any) -> dict[str, Any]:
         """R_i = sum of R_j over the copies j of i: the adjoint of a copy. Exact in both forms of the message."""
-        if ctx.packet in _WITH_CONSTANTS:
+        if ctx.packet in _WITH_CONSTANTS or (ctx.packet in _WITH_ZEROS and ctx.form == "relevance"):
             ctx.absorb_offset("constant", m)
         return ctx.vjp(m)
 
-    @add.rule(*_STOPS, variant="stop", takes="either", absorbs=("stopped",), reads=("output",))
+    @add.rule("aten.detach", variant="identity", takes="either", default=True, reads=())
+    def detached(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
+        """R_i = R_i: a detach stops gradients in training; the value it hands on is the same."""
+        return {"self": m}
+
+    @add.rule("aten.detach", variant="gradient", takes="either", absorbs=("stopped",), reads=("output",))
     def stopped(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
         """R_i = 0: nothing passes a detach, as in autograd."""
-        ctx.absorb("stopped", m, ctx.output)
+        ctx.absorb("stopped", m, None if ctx.form == "relevance" else ctx.output)
         return {}
+
+    @add.rule("aten.copy", variant="gradient", takes="either", default=True, reads=())
+    def overwritten(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
+        """R_src = R: the result is the source, broadcast; of what was overwritten nothing is left."""
+        return {"src": m.sum_to_size(ctx.shape("src"))} if "src" in ctx.carries else {}
+
+    @add.rule("aten.as_strided_scatter", variant="gradient", takes="either", absorbs=("constant",), default=True,
+              reads=("constants",))  # fmt: skip
+    def scattered(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
+        """R_src = R where it was written, R_self = R elsewhere. (torch's own derivative mixes the two up.)"""
+        ctx.absorb_offset("constant", m)
+        shape, place = m.shape, (ctx.args["size"], ctx.args["stride"], ctx.args["storage_offset"])
+        where = torch.arange(shape.numel(), device=m.device).as_strided(*place)
+        untouched = torch.ones(shape.numel(), dtype=torch.bool, device=m.device).index_fill(0, where.flatten(), False)
+        handed = {"src": m.flatten()[where], "self": torch.where(untouched.view(shape), m, torch.zeros_like(m))}
+        return {name: message for name, message in handed.items() if name in ctx.carries}

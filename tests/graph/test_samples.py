@@ -1,0 +1,175 @@
+"""Sample axes: where the samples lie in each value. Checked by changing one sample and looking at what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from graph.replaying import recorded
+from torch import Tensor, nn
+from zoo import ZOO, make
+
+import dlbt_core as dlbt
+from dlbt_core.graph.facts import carriers
+from dlbt_core.graph.samples import SampleAxis, per_sample, sample_axes
+from dlbt_core.graph.structure import leaves
+from dlbt_core.scheduler.capture import Capture
+from dlbt_core.scheduler.forward import ForwardProgram
+
+B = 3
+Layout = Callable[[Tensor], Tensor]
+
+
+def _owners(shape: tuple[int, ...], axis: SampleAxis) -> Tensor:
+    """The sample each element belongs to."""
+    along = (torch.arange(shape[axis.axis]) // axis.inner) % B
+    return along.view([-1 if d == axis.axis else 1 for d in range(len(shape))]).expand(shape)
+
+
+def _check(found: Capture, inputs: dict[str, Tensor], others: dict[str, Tensor]) -> dict[int, SampleAxis]:
+    """Exchange one sample after the other; what changes must belong to it."""
+    graph = found.graph
+    axes = sample_axes(graph, B)
+    program = ForwardProgram(graph, keep=[value.index for value in graph.values])
+    values = program.run(inputs, found.state).values
+    for sample in range(B):
+        mixed = {p: t.clone() if t.shape[:1] == (B,) else t for p, t in inputs.items()}
+        for path, tensor in mixed.items():
+            if tensor.shape[:1] == (B,):
+                tensor[sample] = others[path][sample]
+        again = program.run(mixed, found.state).values
+        for index, axis in axes.items():
+            changed = (again[index] != values[index]) & ~(again[index].isnan() & values[index].isnan())
+            owners = _owners(graph.values[index].shape, axis)
+            assert bool((owners[changed] == sample).all()), f"{graph.values[index]} with {axis}"
+    return axes
+
+
+def _windows(x: Tensor) -> Tensor:
+    """(B, 6, 4) to windows of 2 by 2, and back."""
+    y = x.view(B, 3, 2, 2, 2).permute(0, 1, 3, 2, 4).reshape(-1, 4)
+    return torch.tanh(y).view(B, 3, 2, 2, 2).permute(0, 1, 3, 2, 4).reshape(B, 6, 4)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """(B, 6, 4) to (B * H, T, d), attention, and back."""
+    h = x.view(B, 6, 2, 2).transpose(1, 2).reshape(-1, 6, 2)
+    mixed = torch.bmm(torch.softmax(torch.bmm(h, h.mT), -1), h)
+    return mixed.view(B, 2, 6, 2).transpose(1, 2).reshape(B, 6, 4)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """(B, 6, 4) to (H * B, T, d), as some attention folds it."""
+    h = torch.cat(x.chunk(2, -1), 0) if x.shape[0] == 1 else x.view(B, 6, 2, 2).permute(2, 0, 1, 3).reshape(-1, 6, 2)
+    return torch.tanh(h).view(2, B, 6, 2).permute(1, 2, 0, 3).reshape(B, 6, 4)
+
+
+def _time_first(x: Tensor) -> Tensor:
+    """(B, T, D) to (T, B, D) to (T * B, D), and back."""
+    t = x.transpose(0, 1)
+    rows = torch.relu(t.reshape(-1, 4)) @ torch.ones(4, 5)
+    return rows.view(6, B, 5).permute(1, 0, 2)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "rows": lambda x: torch.relu(x.reshape(-1, 4)).view(B, 6, 4),
+    "flat": lambda x: x.flatten(1) @ torch.ones(24, 2),
+    "all_flat": lambda x: x.reshape(-1).tanh().reshape(B, -1),
+    "windows": _windows,
+    "heads": _heads,
+    "heads_first": _heads_first,
+    "time_first": _time_first,
+    "last": lambda x: x.permute(2, 1, 0) * torch.ones(4, 1, 1),
+    "movedim": lambda x: torch.tanh(x.movedim(0, 1)).movedim(1, -1),
+    "select": lambda x: x[:, -1] + x.select(1, 0),
+    "select_time_first": lambda x: x.transpose(0, 1)[2] * 2,
+    "unbind": lambda x: torch.stack([t.tanh() for t in x.unbind(1)], 1),
+    "stack_in_front": lambda x: torch.stack([x, x * 2]).sum(0),
+    "stack_behind": lambda x: torch.stack([x, x * 2], -1).mean(-1),
+    "unsqueezed": lambda x: (x.unsqueeze(0) * torch.ones(2, 1, 1, 1)).unsqueeze(-1).squeeze(-1),
+    "expanded": lambda x: x[:, None].expand(B, 5, 6, 4) * 2,
+    "expanded_in_front": lambda x: x.expand(2, B, 6, 4) * 2,
+    "cat": lambda x: torch.cat([torch.zeros(B, 1, 4), x], 1),
+    "einsum": lambda x: torch.einsum("btd,de->ebt", x, torch.ones(4, 5)),
+    "einsum_pair": lambda x: torch.einsum("bid,bjd->ijb", x, x),
+    "matmul": lambda x: x @ x.mT,
+    "linear_of_time": lambda x: nn.functional.linear(x.mT, torch.ones(2, 6)),
+    "reduced": lambda x: x.mean(1) / x.var((1, 2))[:, None] + x.amax(1, keepdim=True).squeeze(1),
+    "reduced_in_front": lambda x: x.transpose(0, 1).sum(0),
+    "maximum": lambda x: x.max(1).values,
+    "rows_picked": lambda x: x[torch.arange(B), (x.sum(-1) > 0).int().argmax(-1)],
+    "columns_picked": lambda x: x[:, torch.tensor([2, 0])],
+    "gathered": lambda x: x.gather(1, x.argsort(1)),
+    "softmax_loss": lambda x: torch.logsumexp(x, -1) - x[..., 0],
+    "lstm": nn.LSTM(4, 5, batch_first=True),
+    "gru_time_first": lambda x: _GRU(x.transpose(0, 1)),
+    "convolution": nn.Conv1d(6, 2, 3, padding=1),
+    "padded": lambda x: nn.functional.pad(x, (1, 1)).roll(1, -1).flip(1),
+    "square_batch": lambda x: x[:, :B, :B] @ x[:, :B, :B].mT + x[:, :B, :B].transpose(1, 2),
+    "split": lambda x: x.split([2, 4], 1)[0] * x.chunk(3, 1)[0],
+    "normed": nn.LayerNorm(4),
+    "repeated": lambda x: x.repeat(2, 1, 1) * 2,
+    "interleaved": lambda x: x.repeat_interleave(2, 0) * 2,
+}
+_GRU = nn.GRU(4, 5)
+_NONE_AT_THE_END = {"repeated", "interleaved"}
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_samples_are_followed_through_layouts(name: str) -> None:
+    model: Any = LAYOUTS[name]
+    x, other = torch.randn(2, B, 6, 4)
+    found = recorded(model, x)
+    (path,) = found.graph.inputs
+    axes = _check(found, {path: x}, {path: other})
+    missing = [v for v in found.graph.outputs.values() if v not in axes]
+    assert not missing or name in _NONE_AT_THE_END
+    assert set(axes) <= {value.index for value in found.graph.values}
+
+
+def test_a_batch_of_one_needs_no_axes() -> None:
+    graph = recorded(lambda x: x.flatten(), torch.randn(1, 6)).graph
+    assert list(sample_axes(graph, 1)) == list(graph.inputs.values())
+    assert per_sample(torch.ones(6), None, 1).tolist() == [6.0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "expected"),
+    [
+        ((3, 2), SampleAxis(0), [1, 5, 9]),
+        ((2, 3), SampleAxis(1), [3, 5, 7]),
+        ((6,), SampleAxis(0, 2), [1, 5, 9]),
+        ((6,), SampleAxis(0, 1), [3, 5, 7]),
+        ((1, 6), SampleAxis(1, 2), [1, 5, 9]),
+    ],
+)
+def test_amounts_are_summed_per_sample(shape: tuple[int, ...], axis: SampleAxis, expected: list[int]) -> None:
+    amount = torch.arange(6.0).view(shape)
+    found = per_sample(amount, axis, 3)
+    assert found is not None
+    assert found.tolist() == expected
+    assert per_sample(amount, None, 3) is None
+    assert per_sample(torch.ones(4), SampleAxis(0), 3) is None
+
+
+_HEAVY = {"resnet50", "densenet121", "vit_b_16", "mobilenet_v2", "vgg11_bn", "distilbert", "albert", "roberta", "qwen3"}
+
+
+@pytest.mark.parametrize("model_name", [name for name in ZOO if name not in _HEAVY])
+def test_every_carrying_value_of_the_zoo_has_its_sample_axis(model_name: str) -> None:
+    model, inputs, target = make(model_name, B)
+    explainer = dlbt.Explainer(model, layers="none")
+    found = explainer(**inputs, target=target)
+    graph = found.plan.graph
+    axes = sample_axes(graph, B)
+    carries = carriers(graph, found.plan.explained.values())
+    on_path = {o for step in found.plan.steps for o in step.node.outputs if o is not None and o in carries}
+    assert on_path <= set(axes)
+    assert float(found.ledger.error) <= 1e-4
+    capture = recorded(model, **inputs)
+    tensors = {path: leaf for path, leaf in leaves(inputs) if isinstance(leaf, Tensor)}
+    if not any(node.guard is not None for node in capture.graph.nodes):
+        others = {path: leaf.roll(1, 0) for path, leaf in tensors.items()}
+        _check(capture, tensors, others)

@@ -1,0 +1,234 @@
+"""What a plugin's rules may do: declare, take either form, derive weights, ask for facts, lower an op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dlbt_core as dlbt
+from dlbt_core.errors import DuplicateRuleError, OpKeyError, RuleContractError, UnknownParameterError
+from dlbt_core.rules.rule import Provenance
+
+
+def rules() -> dlbt.RuleSet:
+    return dlbt.RuleSet(Provenance("mine"))
+
+
+def plugin(declare: Callable[[dlbt.RuleSet], None], lower: Callable[[Any], None] | None = None) -> dlbt.Plugins:
+    class Mine:
+        @dlbt.hookimpl
+        def dlbt_plugin_info(self) -> dlbt.PluginInfo:
+            return dlbt.PluginInfo(owns=("mine",))
+
+        @dlbt.hookimpl
+        def dlbt_register_rules(self, add: dlbt.RuleSet) -> None:
+            declare(add)
+
+        @dlbt.hookimpl
+        def dlbt_register_lowerings(self, add: Any) -> None:
+            if lower is not None:
+                lower(add)
+
+    plugins = dlbt.Plugins(strict=True)
+    plugins.add(Mine(), "mine")
+    return plugins
+
+
+REFUSED: dict[str, tuple[dict[str, Any], Callable[..., Any], type[Exception], str]] = {
+    "positional parameter": (
+        {},
+        lambda ctx, m, eps=1e-6: {},
+        RuleContractError,
+        "parameter 'eps' must be keyword-only and have a default",
+    ),
+    "kwargs": ({}, lambda ctx, m, **more: {}, RuleContractError, r"\*args and \*\*kwargs are refused"),
+    "a default that is no plain value": (
+        {},
+        eval("lambda ctx, m, *, t=(1, 2): {}"),
+        RuleContractError,
+        "must be a bool, int, float, str or None, not tuple",
+    ),
+    "too few arguments": ({}, lambda ctx: {}, RuleContractError, "takes \\(ctx, message\\)"),
+    "an upper-case variant": ({"variant": "Gamma"}, lambda ctx, m: {}, RuleContractError, "must be a lower-case word"),
+    "an unknown form": ({"takes": "both"}, lambda ctx, m: {}, RuleContractError, "not 'both'"),
+    "an in-place op": (
+        {"op": "aten.add_.Tensor"},
+        lambda ctx, m: {},
+        OpKeyError,
+        "'aten.add_.Tensor' is an in-place op. The graph is functional before rules are looked up: register 'aten.add.Tensor'",
+    ),
+    "an out op": ({"op": "aten.add.out"}, lambda ctx, m: {}, OpKeyError, "is an out= op"),
+    "no op key": ({"op": "linear"}, lambda ctx, m: {}, OpKeyError, "'linear' is not an op key. Write 'aten.linear'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_at_declaration(case: str) -> None:
+    options, function, kind, text = REFUSED[case]
+    given = {"op": "aten.linear", "variant": "mine", **options}
+    with pytest.raises(kind, match=text):
+        rules().rule(given.pop("op"), **given)(function)
+
+
+def test_duplicates_name_both_places() -> None:
+    add = rules()
+    add.rule("aten.linear", variant="mine", default=True)(lambda ctx, m: {})
+    with pytest.raises(DuplicateRuleError, match=r"declares aten.linear#mine twice:\n  first   .*test_rule_contract"):
+        add.rule("aten.linear", variant="mine")(lambda ctx, m: {})
+    with pytest.raises(DuplicateRuleError, match="declares two default rules for aten.linear: mine and other"):
+        add.rule("aten.linear", variant="other", default=True)(lambda ctx, m: {})
+
+
+def test_op_keys_of_torch_objects() -> None:
+    add = rules()
+    add.rule(torch.ops.aten.linear, torch.ops.aten.add.Tensor, "mine::op", variant="mine")(lambda ctx, m: {})
+    assert [str(rule.op) for rule in add] == ["aten.linear", "aten.add.Tensor", "mine.op"]
+
+
+def test_parameters_come_from_the_signature_and_are_checked() -> None:
+    add = rules()
+
+    @add.rule("aten.linear", variant="mine")
+    def mine(ctx: Any, m: Any, *, low: float | None = None, count: int = 2, on: bool = True) -> dict[str, Any]:
+        """A rule."""
+        return {}
+
+    (rule,) = add
+    assert dict(rule.complete({})) == {"low": None, "count": 2, "on": True}
+    assert rule.complete({"low": 1})["low"] == 1.0
+    for wrong in ({"low": "x"}, {"count": 1.5}, {"on": 1}):
+        with pytest.raises(UnknownParameterError, match=f"parameter '{next(iter(wrong))}' takes"):
+            rule.complete(wrong)
+    with pytest.raises(UnknownParameterError, match="has no parameter 'high'. It has: low, count, on."):
+        rule.complete({"high": 1.0})
+
+
+X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).double().eval()
+
+
+def test_a_rule_on_relevance_between_rules_on_multipliers() -> None:
+    """The planned conversions m -> R -> m change nothing if the rule is the same formula."""
+
+    def declare(add: dlbt.RuleSet) -> None:
+        @add.rule("aten.linear", variant="shares", takes="relevance", gives="relevance", absorbs=("bias",))
+        def shares(ctx: dlbt.RuleContext, relevance: Tensor) -> dict[str, Tensor]:
+            share = relevance / ctx.output
+            ctx.absorb("bias", share, ctx.args["bias"])
+            return {"input": ctx.args["input"] * ctx.vjp(share)["input"]}
+
+    expected = dlbt.explain(net(), X, composite="attnlrp", audit=True)
+    for module in ("0", "2", "*"):
+        found = dlbt.explain(net(), X, composite="attnlrp", plugins=plugin(declare), audit=True,
+                             rules=[(dlbt.Select(op="aten.linear", module=module), dlbt.Use("shares"))])  # fmt: skip
+        assert torch.allclose(found.relevance, expected.relevance, rtol=1e-6, atol=1e-9)
+        assert found.ledger.error < 1e-9
+
+
+def test_derived_weights_are_kept_until_a_weight_changes() -> None:
+    made: list[int] = []
+
+    def declare(add: dlbt.RuleSet) -> None:
+        @add.rule("aten.linear", variant="derived")
+        def derived(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+            weight = ctx.cached("plus", lambda: made.append(1) or ctx.args["weight"].clamp(min=0))
+            return {"input": m @ weight}
+
+    model = net()
+    explainer = dlbt.Explainer(model, plugins=plugin(declare), rules=[(dlbt.Select(module="0"), dlbt.Use("derived"))])
+    first = explainer(X).relevance
+    assert torch.equal(explainer(X).relevance, first)
+    assert len(made) == 1
+    model[0].weight.data.mul_(2)  # type: ignore[index,union-attr,operator]
+    assert not torch.equal(explainer(X).relevance, first)
+    assert len(made) == 2
+    with torch.no_grad():
+        model[2].weight.mul_(2)  # type: ignore[index,union-attr,operator]
+    explainer(X)
+    assert len(made) == 2
+
+
+def test_facts_reach_the_rule() -> None:
+    seen: list[Any] = []
+
+    def declare(add: dlbt.RuleSet) -> None:
+        @add.rule("aten.mul", variant="looks")
+        def looks(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Any]:
+            seen.append({name: sorted(facts) for name, facts in ctx.facts.items()})
+            return ctx.vjp(m / len(ctx.carries))
+
+    def model(x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+    dlbt.explain(model, X, plugins=plugin(declare), composite=dlbt.Composite("plain"),
+                 rules=[(dlbt.Select(op="aten.mul"), dlbt.Use("looks"))])  # fmt: skip
+    assert seen == [{"self": [], "other": ["statistic"]}]
+
+
+def test_vjp_with_replaced_arguments_and_call() -> None:
+    def declare(add: dlbt.RuleSet) -> None:
+        @add.rule("aten.linear", variant="zplus", takes="relevance")
+        def zplus(ctx: dlbt.RuleContext, relevance: Tensor) -> dict[str, Tensor]:
+            plus = {"weight": ctx.args["weight"].clamp(min=0), "bias": None}
+            share = relevance / ctx.stabilise(ctx.call(**plus), 1e-12)
+            return {"input": ctx.args["input"] * ctx.vjp(share, "input", **plus)["input"]}
+
+    model, x = net(), X.abs()
+    rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("zplus"))]
+    found = dlbt.explain(model, x, target=1, plugins=plugin(declare), rules=rules)
+    assert torch.allclose(found.relevance.sum(1), found.score)
+    weight = [layer.weight.detach().clamp(min=0) for layer in (model[0], model[2])]  # type: ignore[index,operator,union-attr]
+    hidden = model[1](model[0](x)).detach()  # type: ignore[index,operator]
+    R = torch.zeros(3, 4, dtype=torch.float64)
+    R[:, 1] = found.score
+    for a, w in ((hidden, weight[1]), (x, weight[0])):
+        z = torch.einsum("bi,ji->bji", a, w)
+        R = torch.einsum("bji,bj->bi", z / (z.sum(2, keepdim=True) + 1e-300), R)
+    assert torch.allclose(found.relevance, R)
+    several = dlbt.explain(model, x, targets=[0, 1], plugins=plugin(declare), rules=rules)
+    assert torch.allclose(several[1].relevance, found.relevance)
+
+
+@torch.library.custom_op("dlbt_tests::scale", mutates_args=())
+def scale(x: Tensor, by: float) -> Tensor:
+    """An op of our own."""
+    return x * by
+
+
+def test_an_op_of_ones_own_with_a_rule_or_a_lowering() -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.ops.dlbt_tests.scale(x, 3.0)  # type: ignore[no-any-return]
+
+    def declare(add: dlbt.RuleSet) -> None:
+        @add.rule("dlbt_tests::scale", variant="identity", default=True)
+        def identity(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+            return {"x": m * ctx.args["by"]}
+
+    def lower(add: Any) -> None:
+        @add.lowering("dlbt_tests::scale")
+        def multiplied(x: Tensor, by: float) -> Tensor:
+            return x * by
+
+    with pytest.raises(dlbt.errors.NoRuleError, match="no relevance rule for dlbt_tests.scale.default"):
+        dlbt.explain(model, X)
+    for plugins, op in (
+        (plugin(declare), "dlbt_tests.scale.default"),
+        (plugin(lambda add: None, lower), "aten.mul.Tensor"),
+    ):
+        found = dlbt.explain(model, X, target=2, plugins=plugins)
+        assert [step.node.op for step in found.plan.steps] == [op]
+        assert torch.allclose(found.relevance[:, 2], found.score)
+
+
+def test_torch_runs_composite_ops_without_a_rule_as_simpler_ones() -> None:
+    found = dlbt.explain(lambda x: torch.cosine_similarity(x, x.flip(1)), X, target=lambda out: out)
+    assert "aten.cosine_similarity.default" not in {step.node.op for step in found.plan.steps}
+    assert found.ledger.error < 1e-9
