@@ -79,7 +79,7 @@ def test_duplicates_name_both_places() -> None:
     add.rule("aten.linear", variant="mine", default=True)(lambda ctx, m: {})
     with pytest.raises(DuplicateRuleError, match=r"declares aten.linear#mine twice:\n  first   .*test_rule_contract"):
         add.rule("aten.linear", variant="mine")(lambda ctx, m: {})
-    with pytest.raises(DuplicateRuleError, match="declares two default rules for aten.linear: mine and other"):
+    with pytest.raises(DuplicateRuleError, match=r"declares two default rules for aten.linear: mine and other"):
         add.rule("aten.linear", variant="other", default=True)(lambda ctx, m: {})
 
 
@@ -103,7 +103,7 @@ def test_parameters_come_from_the_signature_and_are_checked() -> None:
     for wrong in ({"low": "x"}, {"count": 1.5}, {"on": 1}):
         with pytest.raises(UnknownParameterError, match=f"parameter '{next(iter(wrong))}' takes"):
             rule.complete(wrong)
-    with pytest.raises(UnknownParameterError, match="has no parameter 'high'. It has: low, count, on."):
+    with pytest.raises(UnknownParameterError, match=r"has no parameter 'high'. It has: low, count, on."):
         rule.complete({"high": 1.0})
 
 
@@ -217,7 +217,7 @@ def test_an_op_of_ones_own_with_a_rule_or_a_lowering() -> None:
         def multiplied(x: Tensor, by: float) -> Tensor:
             return x * by
 
-    with pytest.raises(dlbt.errors.NoRuleError, match="no relevance rule for dlbt_tests.scale.default"):
+    with pytest.raises(dlbt.errors.NoRuleError, match=r"no relevance rule for dlbt_tests.scale.default"):
         dlbt.explain(model, X)
     for plugins, op in (
         (plugin(declare), "dlbt_tests.scale.default"),

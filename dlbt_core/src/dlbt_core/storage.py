@@ -68,8 +68,14 @@ def save(explanation: Explanation, path: str | Path, *, layers: bool = True) -> 
     """
     ledger = explanation.ledger
     tensors: dict[str, Tensor] = {"score": ledger.score}
-    groups = {"input": explanation.inputs, "output": explanation.outputs, "sum": ledger.inputs,
-              "unassigned": ledger.unassigned, "value": explanation.values, "layer": explanation.layers if layers else {}}  # fmt: skip
+    groups = {
+        "input": explanation.inputs,
+        "value": explanation.values,
+        "output": explanation.outputs,
+        "sum": ledger.inputs,
+        "unassigned": ledger.unassigned,
+        "layer": explanation.layers if layers else {},
+    }
     for group, items in groups.items():
         tensors.update({f"{group}/{name}": tensor for name, tensor in items.items()})
     accounts = []
