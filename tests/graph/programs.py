@@ -82,7 +82,7 @@ PROGRAMS: dict[str, str] = {
         "w.add_(v[..., 0]); return (y, v, w)"
     ),
     "write_base_read_view": "y = x * 1; v = y[1:3]; y.mul_(2); return (v * 1, v)",
-    "write_view_read_base_and_sibling": "y = x * 1; a = y[:2]; b = y[1:3]; a.mul_(2); c = b + 1; b.zero_(); return (a, b, c, y)",
+    "write_view_read_sibling": "y = x * 1; a = y[:2]; b = y[1:3]; a.mul_(2); c = b + 1; b.zero_(); return (a, b, c, y)",
     "write_base_twice": "y = x * 1; v = y.view(-1); y.add_(1); v.add_(1); y.mul_(v.view(4, 6)); return (v, y)",
     "unsqueeze_": "y = x * 1; y.unsqueeze_(0); y.mul_(2); y.squeeze_(0); return y",
     "unsqueeze_view": "y = x * 1; v = y[1]; y.unsqueeze_(0); y.mul_(2); return (y, v)",

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import node_of, recorded
 from torch import Tensor, nn
 
 import dlbt_core as dlbt
 from dlbt_core.graph.facts import Facts, analyse, carriers, explainable, infinite_values, on_path
 from dlbt_core.graph.ir import Graph
+from graph.replaying import node_of, recorded
 
 F = nn.functional
 Spelling = Callable[[Tensor], Any]

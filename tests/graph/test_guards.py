@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import recorded, replayed
 from torch import Tensor, nn
 
 import dlbt_core as dlbt
 from dlbt_core.errors import GuardError
+from graph.replaying import recorded, replayed
 
 _A, _B, _C = torch.rand(3, 3, 8, generator=torch.Generator().manual_seed(1)) + 0.1
 _OTHER = _A.clone()

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import Lambda, recorded
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
 import dlbt_core as dlbt
 from dlbt_core.errors import CaptureError, NoRuleError
+from graph.replaying import Lambda, recorded
 
 _EYE = torch.eye(8)
 

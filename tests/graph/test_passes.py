@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import Lambda, ops_of, recorded
 from torch import Tensor, nn
-from zoo import make
 
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.passes import fold_batch_norm
 from dlbt_core.scheduler.capture import Capture
 from dlbt_core.scheduler.derived import DerivedWeights, weights_only
 from dlbt_core.scheduler.forward import ForwardProgram
+from graph.replaying import Lambda, ops_of, recorded
+from zoo import make
 
 
 def _trained(norm: nn.Module) -> nn.Module:
@@ -148,8 +148,8 @@ def test_a_linear_map_over_a_sequence_is_not_folded_along_the_wrong_axis() -> No
 
 
 def test_a_shared_convolution_is_folded_for_each_norm() -> None:
-    model = Lambda(lambda self, x: self.norm(self.conv(x)) + self.other(self.conv(x)), **_conv(other=_trained(nn.BatchNorm2d(4))))
-    model.eval()
+    parts = _conv(other=_trained(nn.BatchNorm2d(4)))
+    model = Lambda(lambda self, x: self.norm(self.conv(x)) + self.other(self.conv(x)), **parts).eval()
     found = recorded(model, torch.randn(2, 4, 6, 6))
     graph = fold_batch_norm(found.graph)
     assert "aten.batch_norm" not in ops_of(graph)

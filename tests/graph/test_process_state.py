@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import Lambda, ops_of, recorded
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
 from dlbt_core.errors import InputError
+from graph.replaying import Lambda, ops_of, recorded
 
 
 def _state() -> dict[str, Any]:

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import recorded
 from torch import Tensor, nn
-from zoo import ZOO, make
 
 import dlbt_core as dlbt
 from dlbt_core.graph.facts import carriers
@@ -17,6 +15,8 @@ from dlbt_core.graph.samples import SampleAxis, per_sample, sample_axes
 from dlbt_core.graph.structure import leaves
 from dlbt_core.scheduler.capture import Capture
 from dlbt_core.scheduler.forward import ForwardProgram
+from graph.replaying import recorded
+from zoo import ZOO, make
 
 B = 3
 Layout = Callable[[Tensor], Tensor]

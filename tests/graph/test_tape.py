@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from graph.replaying import Lambda, holds_on, node_of, ops_of, recorded, replayed, same
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import dlbt_core as dlbt
 from dlbt_core.errors import CaptureError, InputError, RandomModelWarning
+from graph.replaying import Lambda, holds_on, node_of, ops_of, recorded, replayed, same
 
 F = nn.functional
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from graph.programs import PROGRAMS, program
-from graph.replaying import node_of, ops_of, recorded, replayed, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from dlbt_core.errors import CaptureError
 from dlbt_core.graph.ops import resolve_op
+from graph.programs import PROGRAMS, program
+from graph.replaying import node_of, ops_of, recorded, replayed, same
 
 
 @pytest.mark.parametrize("name", list(PROGRAMS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import torch
 from torch.fx import Interpreter, Node
 
-from dlbt_core.graph.tape import Expand, Recording, Tape, record
+from dlbt_core.graph.ir import Site
+from dlbt_core.graph.tape import Expand, Recording, Tape, is_models, record
 
 __all__ = ["ExportedModel", "record_exported"]
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_TORCH = os.path.dirname(torch.__file__)
+_CALL = re.compile(r"@(\d+)$")
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
@@ -31,6 +31,9 @@ class ExportedModel:
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         self.program = program
         self.module = program.module()
+        wanted = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+        names = map(str, program.graph_signature.user_inputs)
+        self._sizes = {name: tuple(getattr(wanted.get(name), "shape", ())) for name in names}
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The call's arguments by the names the exported model's had.
@@ -49,7 +52,20 @@ class ExportedModel:
         given, wanted = pytree.tree_structure([bound[name] for name in names]), self.program.call_spec.in_spec
         if wanted is not None and given.num_leaves != wanted.num_leaves:
             raise TypeError(f"the program takes {wanted.num_leaves} tensors or numbers, not {given.num_leaves}")
+        self._check_sizes(pytree.tree_leaves([bound[name] for name in names]))
         return {name: bound[name] for name in names}
+
+    def _check_sizes(self, leaves: list[Any]) -> None:
+        """A size that is not dynamic is burnt into the program: another one would give nonsense, or an error inside."""
+        for leaf, (name, sizes) in zip(leaves, self._sizes.items(), strict=False):
+            given = tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else ()
+            if isinstance(leaf, torch.Tensor) and len(given) != len(sizes):
+                raise TypeError(f"{name} has {len(given)} dimensions; the program was exported for {len(sizes)}")
+            if any(isinstance(size, int) and size != g for g, size in zip(given, sizes, strict=False)):
+                wanted = ", ".join(str(size) if isinstance(size, int) else "any" for size in sizes)
+                raise TypeError(
+                    f"{name} has shape {given}; the program was exported for ({wanted}): export it with dynamic_shapes="
+                )
 
     @property
     def argument_names(self) -> list[str]:
@@ -66,6 +82,7 @@ class ExportedModel:
         return getattr(self.module, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the program gives."""
         return self.module(*args, **kwargs)
 
 
@@ -105,8 +122,9 @@ class _Player(Interpreter):
         self._tape = tape
 
     def run_node(self, n: Node) -> Any:
+        """Run a node of the program."""
         if n.op == "call_function":
-            self._tape.stand_in(_path_of(n), _line_of(n))
+            self._tape.stand_in(_path_of(n))
         result = super().run_node(n)
         if n.op == "call_function":
             self._tape.saw_output(_path_of(n), result)
@@ -133,15 +151,16 @@ class _Player(Interpreter):
         return _Player(inner, self._tape).run(*operands, enable_io_processing=False)
 
 
-def _path_of(node: Node) -> list[tuple[str, str]]:
-    """The modules the node stood in, outermost first, as (path, type)."""
-    stack = node.meta.get("nn_module_stack") or {}
-    found = [(path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}") for path, kind in stack.values()]
-    return [(re.sub(r"@\d+$", "", path), kind) for path, kind in found] or [("", "")]
+def _path_of(node: Node) -> list[Site]:
+    """The modules the node stood in, outermost first. Export tells a further call by ``@`` and its number."""
+    found = []
+    for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items():
+        name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        call = _CALL.search(key)
+        found.append(Site(_CALL.sub("", path), name, int(call[1]) if call else 0, _line_of(node)))
+    return found or [Site(line=_line_of(node))]
 
 
 def _line_of(node: Node) -> str:
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    frames = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
+    frames = [frame for frame in _FRAME.findall(node.meta.get("stack_trace") or "") if is_models(frame[0])]
     return f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""
-

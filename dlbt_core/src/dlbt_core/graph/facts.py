@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
 from dlbt_core.graph.ops import COPIES, ELEMENTWISE, VALUE_FREE, packet
 
@@ -315,8 +316,6 @@ def explainable(graph: Graph, names: Iterable[str] | None, is_aside: Callable[[s
     for path, value in graph.inputs.items():
         if is_aside(path):
             continue
-        if graph.values[value].is_floating:
-            chosen[path] = value
-        elif any(graph.values[v].is_floating for v in carriers(graph, [value])):
+        if graph.values[value].is_floating or any(graph.values[v].is_floating for v in carriers(graph, [value])):
             chosen[path] = value
     return chosen

@@ -77,7 +77,7 @@ class Alias:
         self.version: int = self.root.version if parent is not None else 0
         self.shape = tuple(tensor.shape)
         self.dtype = tensor.dtype
-        self.strides = (tuple(tensor.stride()), tensor.storage_offset())
+        self.strides = (tuple(tensor.stride()), int(tensor.storage_offset()))
         self.storage = storage_key(tensor)
         self.external = False
 
@@ -152,7 +152,8 @@ class AliasTracker:
     def current(self, alias: Alias) -> int:
         """The value in `alias` now; derived again if its memory was written through another view."""
         if alias.version != alias.root.version:
-            assert alias.parent is not None and alias.step is not None
+            assert alias.parent is not None
+            assert alias.step is not None
             alias.value = self._derive(alias, alias.step, alias.parent, self.current(alias.parent))
             alias.version = alias.root.version
         return alias.value
@@ -295,7 +296,7 @@ def _flat(alias: Alias) -> Any:
 
 def window_of(tensor: torch.Tensor) -> tuple[int, int]:
     """The first byte of its memory that a tensor covers, and the last."""
-    return _extent(tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset(), tensor.dtype)
+    return _extent(tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype)
 
 
 def _extent(shape: tuple[int, ...], stride: tuple[int, ...], offset: int, dtype: torch.dtype) -> tuple[int, int]:

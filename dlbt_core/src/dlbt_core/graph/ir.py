@@ -38,6 +38,7 @@ class Value:
 
     @property
     def is_floating(self) -> bool:
+        """Whether its numbers are real or complex ones."""
         return self.dtype.is_floating_point or self.dtype.is_complex
 
 

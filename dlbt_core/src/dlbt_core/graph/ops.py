@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 __all__ = ["COPIES", "ELEMENTWISE", "VALUE_FREE", "Argument", "arguments", "packet", "resolve_op", "returns_many"]
@@ -16,7 +16,7 @@ class Argument(NamedTuple):
     keyword_only: bool
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve_op(name: str) -> Any:
     """The callable torch op of a full name such as ``"aten.linear.default"``."""
     import torch
@@ -25,7 +25,7 @@ def resolve_op(name: str) -> Any:
     return getattr(getattr(getattr(torch.ops, namespace), op), overload)
 
 
-@lru_cache(maxsize=None)
+@cache
 def arguments(name: str) -> tuple[Argument, ...]:
     """The arguments of an op's schema, in order."""
     return tuple(
@@ -34,7 +34,7 @@ def arguments(name: str) -> tuple[Argument, ...]:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def returns_many(name: str) -> bool:
     """Whether the op returns a list or a tuple of tensors."""
     import torch
@@ -43,7 +43,7 @@ def returns_many(name: str) -> bool:
     return len(returns) > 1 or (len(returns) == 1 and isinstance(returns[0].type, torch.ListType))
 
 
-@lru_cache(maxsize=None)
+@cache
 def packet(name: str) -> str:
     """The name without its overload: ``"aten.add"`` for ``"aten.add.Tensor"``."""
     namespace, op, *_ = name.split(".")

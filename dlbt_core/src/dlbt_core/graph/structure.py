@@ -104,6 +104,6 @@ def rebuilder(structure: Any, path: str = "") -> Any:
         entries = {
             f.name: rebuilder(getattr(structure, f.name), _join(path, f.name)) for f in dataclasses.fields(structure)
         }
-        kind = type(structure)
-        return lambda tensors: kind(**{key: build(tensors) for key, build in entries.items()})
+        made: Any = type(structure)
+        return lambda tensors: made(**{key: build(tensors) for key, build in entries.items()})
     return lambda tensors: structure if isinstance(structure, _PLAIN) else None

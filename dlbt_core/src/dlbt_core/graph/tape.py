@@ -11,37 +11,38 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlbt_core.errors import CaptureError
-from dlbt_core.graph.functional import AS_STRIDED, Alias, AliasTracker, ViewStep, any_layout, covers, storage_key, window_of
-from dlbt_core.graph.ir import Graph, Guard, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
+from dlbt_core.graph.functional import (
+    AS_STRIDED,
+    Alias,
+    AliasTracker,
+    ViewStep,
+    any_layout,
+    covers,
+    storage_key,
+    window_of,
+)
+from dlbt_core.graph.guards import advanced, guard_of, random_state
+from dlbt_core.graph.ir import Graph, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
 from dlbt_core.graph.ops import packet, returns_many
 from dlbt_core.graph.structure import leaves, rebuilder
+from dlbt_core.graph.writes import METADATA_ONLY, TRUTH, WHOLE, Functional, functional_form, plain_name
 
-__all__ = ["Recording", "Tape", "record"]
+__all__ = ["Recording", "Tape", "is_models", "record"]
 
 Expand = Callable[[Any], Callable[..., Any] | None]
 
 _LOCK = threading.RLock()
 _TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
 _OWN_DIR = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_METADATA_ONLY = {
-    "unsqueeze_": "unsqueeze", "squeeze_": "squeeze", "t_": "t", "transpose_": "transpose", "detach_": "detach",
-    "swapaxes_": "swapaxes", "swapdims_": "swapdims", "as_strided_": "as_strided",
-}  # fmt: skip
-_OVERLOADS = {"aten.transpose.default": "aten.transpose.int"}
-_RENAMED_IN_PLACE = {"__iand__": "__and__", "__ior__": "__or__", "__ixor__": "__xor__"}
-_WRITES = {"copy_", "fill_", "zero_"}
-_TRUTH = {f"aten.{n}" for n in "eq ne lt le gt ge not_equal less less_equal greater greater_equal logical_not "
-          "logical_and logical_or logical_xor".split()}  # fmt: skip
-_ESCAPES = {"resolve_conj", "resolve_neg"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Tape(TorchDispatchMode):
     """Takes down every op while it is the active dispatch mode."""
 
     def __init__(self, model: Any, inputs: Mapping[str, torch.Tensor], expand: Expand | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.calls: list[ModuleCall] = []
@@ -149,8 +150,8 @@ class Tape(TorchDispatchMode):
         self._registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._state_storages: dict[int, list[str]] = {}
         self._expanding = False
-        self._told: str | None = None
-        self._last: dict[str, tuple[tuple[str, int], ...]] = {}
+        self._told = False
+        self._last: dict[tuple[str, int], tuple[tuple[str, int], ...]] = {}
         if isinstance(model, torch.nn.Module):
             self._modules = {id(module): name for name, module in model.named_modules()}
             self._know_states(model)
@@ -244,14 +245,14 @@ class Tape(TorchDispatchMode):
         schema = func._schema
         given = self._by_name(schema, args, kwargs)
         written = [a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-        if written and func._opname not in _METADATA_ONLY:
+        if written and func._opname not in METADATA_ONLY:
             return self._write(func, given, written, args, kwargs)
         refs = {name: self._refer(arg) for name, arg in given.items()}
-        seed = _random_state(func)
+        seed = random_state(func)
         if written:
             self._will_turn(given["self"])
         result = func(*args, **kwargs)
-        self._note(_plain_name(func), func, given, refs, result, drew=seed is not None and _advanced(seed))
+        self._note(plain_name(func), func, given, refs, result, drew=seed is not None and advanced(seed))
         return result
 
     def _will_turn(self, tensor: torch.Tensor) -> None:
@@ -286,7 +287,7 @@ class Tape(TorchDispatchMode):
                 self.tracker.window(result, viewed.root)
                 return
             op, refs = any_layout(op, refs)
-        guard = _guard_of(func, given, items)
+        guard = guard_of(func, given, items)
         name, index = self._namer(op), len(self.nodes)
         outputs: list[int | None] = []
         for position, tensor in enumerate(tensors):
@@ -329,23 +330,24 @@ class Tape(TorchDispatchMode):
 
     def _write(self, func: Any, given: dict[str, Any], written: list[str], args: Any, kwargs: Any) -> Any:
         """An in-place or out= op: recorded as the op that makes new values."""
-        functional = _functional(func)
-        if functional is None and func._opname not in _WRITES:
-            if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
-                with self:
-                    return func.decompose(*args, **kwargs)
+        functional = functional_form(func)
+        formless = functional is None and func._opname not in WHOLE
+        if formless and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+            with self:
+                return func.decompose(*args, **kwargs)
         refs = {name: self._refer(arg) for name, arg in given.items()}
-        targets = [t for name in written for t in (given[name] if isinstance(given[name], (list, tuple)) else [given[name]])]
+        lists = [given[name] if isinstance(given[name], (list, tuple)) else [given[name]] for name in written]
+        targets = [target for found in lists for target in found]
         aliases = [self._alias_of(target) for target in targets]
-        seed = _random_state(func)
+        seed = random_state(func)
         for target, alias in zip(targets, aliases, strict=True):
             if alias.root.external:
                 self._undo.append(partial(target.copy_, target.clone()))
         result = func(*args, **kwargs)
-        if seed is not None and _advanced(seed):
+        if seed is not None and advanced(seed):
             self.random.append(f"{func} in {self.site()}")
             values = [self._constant(target.clone()) for target in targets]
-        elif functional is None and func._opname not in _WRITES:
+        elif formless:
             raise CaptureError(
                 f"{func} in {self.site()} writes into a tensor and has no functional form.\n"
                 "  fix  use an op that returns a new tensor there."
@@ -371,7 +373,7 @@ class Tape(TorchDispatchMode):
         assert alias is not None
         return alias
 
-    def _emit_many(self, functional: _Functional, refs: Mapping[str, Any], targets: list[torch.Tensor]) -> list[int]:
+    def _emit_many(self, functional: Functional, refs: Mapping[str, Any], targets: list[torch.Tensor]) -> list[int]:
         """The values that an op leaves in several tensors at once."""
         name, index = self._namer(functional.op), len(self.nodes)
         values = [self._new_value("result", f"{name}.{i}", target, index) for i, target in enumerate(targets)]
@@ -380,7 +382,7 @@ class Tape(TorchDispatchMode):
         return values
 
     def _emit_write(
-        self, func: Any, functional: _Functional | None, refs: dict[str, Any], target: torch.Tensor
+        self, func: Any, functional: Functional | None, refs: dict[str, Any], target: torch.Tensor
     ) -> int:
         """The value that an in-place op leaves in `target`."""
         source = refs.get("src") if func._opname == "copy_" else refs.get("value") if func._opname == "fill_" else None
@@ -390,11 +392,11 @@ class Tape(TorchDispatchMode):
                 args = {"self": source, "size": list(target.shape)}
                 value = self._emit_single("aten.expand.default", args, _meta(target, self.values[value].dtype))
             return self._cast(value, target) if self.values[value].dtype != target.dtype else value
-        if functional is None or func._opname in _WRITES:
+        if functional is None or func._opname in WHOLE:
             args = {"self": refs["self"], "fill_value": refs.get("value", 0)}
             return self._emit_single("aten.full_like.default", args, target)
         taken = functional.take(refs)
-        if packet(functional.op) in _TRUTH and target.dtype != torch.bool:
+        if packet(functional.op) in TRUTH and target.dtype != torch.bool:
             return self._cast(self._emit_single(functional.op, taken, _meta(target, torch.bool)), target)
         value = self._emit_single(functional.op, taken, target)
         read = {self.values[ref.index].dtype for arg in taken.values() for ref in refs_in(arg)} - {target.dtype}
@@ -420,12 +422,12 @@ class Tape(TorchDispatchMode):
     def site(self) -> Site:
         """The module that is running and the model's source line."""
         top = self._stack[-1]
-        if self._told is not None:
+        if self._told:
             return top
         frame = sys._getframe(1)
         while frame is not None and frame.f_code is not record.__code__:
             file = frame.f_code.co_filename
-            if _is_models(file):
+            if is_models(file):
                 return Site(top.module, top.module_type, top.call, f"{file}:{frame.f_lineno}")
             frame = frame.f_back  # type: ignore[assignment]
         return top
@@ -433,7 +435,7 @@ class Tape(TorchDispatchMode):
     def site_of(self, error: BaseException) -> Site:
         """The module and the model's source line that an error comes from."""
         site: Site = getattr(error, "dlbt_site", self._stack[-1])
-        lines = (f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[::-1] if _is_models(f.filename))
+        lines = (f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[::-1] if is_models(f.filename))
         return replace(site, line=next(lines, site.line))
 
     @contextmanager
@@ -467,15 +469,16 @@ class Tape(TorchDispatchMode):
             before.remove()
             after.remove()
 
-    def stand_in(self, stack: list[tuple[str, str]], line: str) -> None:
-        """Told by who plays a program: the modules of the next ops, outermost first, and their source line."""
-        self._stack = [Site(path, kind, 0, line) for path, kind in stack]
-        self._told = line
+    def stand_in(self, stack: list[Site]) -> None:
+        """Told by who plays a program: the modules of the next ops, outermost first."""
+        self._stack = stack
+        self._told = True
 
-    def saw_output(self, stack: list[tuple[str, str]], output: Any) -> None:
+    def saw_output(self, stack: list[Site], output: Any) -> None:
         """Told by who plays a program: the last result inside each of these modules so far."""
-        for path, _ in stack:
-            self._last[path] = tuple(self._known(output))
+        for site in reversed(stack):
+            self._last.pop((site.module, site.call), None)
+            self._last[site.module, site.call] = tuple(self._known(output))
 
     def _known(self, output: Any) -> Iterator[tuple[str, int]]:
         for path, leaf in leaves(output):
@@ -499,6 +502,7 @@ class Tape(TorchDispatchMode):
             self._undo.pop()()
 
     def finish(self, outputs: Mapping[str, int]) -> Graph:
+        """The graph of all that was taken down."""
         return Graph(
             values=tuple(self.values),
             nodes=tuple(self.nodes),
@@ -506,12 +510,12 @@ class Tape(TorchDispatchMode):
             outputs=MappingProxyType(dict(outputs)),
             states=MappingProxyType(self.state_values),
             constants=MappingProxyType(self.constants),
-            modules=(*self.calls, *(ModuleCall(path, 0, outputs) for path, outputs in self._last.items() if outputs)),
+            modules=(*self.calls, *(ModuleCall(*which, outputs) for which, outputs in self._last.items() if outputs)),
             random=tuple(self.random),
         )
 
 
-def _is_models(file: str) -> bool:
+def is_models(file: str) -> bool:
     """Whether a source file is neither torch's nor ours."""
     return not file.startswith((_TORCH_DIR, _OWN_DIR, "<"))
 
@@ -525,76 +529,6 @@ def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.dtype.is_floating_point
 
 
-def _plain_name(func: Any) -> str:
-    """The op's name; for one that only changes how a tensor looks at its memory, the name of the view it amounts to."""
-    namespace, name, overload = str(func).split(".")
-    found = f"{namespace}.{_METADATA_ONLY.get(name, name)}.{overload}"
-    return _OVERLOADS.get(found, found)
-
-
-class _Functional(NamedTuple):
-    """The op that makes new values where another writes into old ones, and the other's names for its arguments."""
-
-    op: str
-    names: Mapping[str, str]
-
-    def take(self, refs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of the writing op as this one's."""
-        return {self.names[name]: arg for name, arg in refs.items() if name in self.names}
-
-
-@cache
-def _functional(func: Any) -> _Functional | None:
-    """The functional form of an in-place or out= op, if it has one."""
-    namespace, name, overload = str(func).split(".")
-    name = _RENAMED_IN_PLACE.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)
-    family = getattr(getattr(torch.ops, namespace), name, None)
-    given = [a for a in func._schema.arguments if not a.is_out]
-    for other in sorted(family.overloads(), key=lambda o: o != overload) if family is not None else ():
-        schema = getattr(family, other)._schema
-        fits = [str(a.type) for a in schema.arguments] == [str(a.type) for a in given]
-        if fits and not schema.is_mutable:
-            names = {mine.name: its.name for mine, its in zip(given, schema.arguments, strict=True)}
-            return _Functional(f"{namespace}.{name}.{other}", names)
-    return None
-
-
 def _meta(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What a tensor of that shape and another dtype looks like."""
     return torch.empty(tensor.shape, dtype=dtype, device="meta")
-
-
-def _guard_of(func: Any, given: Mapping[str, Any], items: list[Any]) -> Guard | None:
-    """What Python learns from this op, so that a replay can tell whether the run would have gone another way."""
-    if any(isinstance(item, (bool, int, float, complex)) for item in items):
-        return Guard("result", items[0] if len(items) == 1 else tuple(items))
-    if func._opname in _ESCAPES:
-        return Guard("content", items[0].clone())
-    if torch.Tag.dynamic_output_shape in func.tags or _indexes_by_mask(func, given):
-        return Guard("shape", tuple(tuple(item.shape) for item in items if isinstance(item, torch.Tensor)))
-    return None
-
-
-def _indexes_by_mask(func: Any, given: Mapping[str, Any]) -> bool:
-    indices = given.get("indices") if func._opname == "index" else None
-    return isinstance(indices, (list, tuple)) and any(
-        isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices
-    )
-
-
-def _random_state(func: Any) -> list[Any] | None:
-    """The generators' states before an op that may draw from them."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
-        return None
-    return _states()
-
-
-def _states() -> list[Any]:
-    found = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        found += torch.cuda.get_rng_state_all()
-    return found
-
-
-def _advanced(before: list[Any]) -> bool:
-    return not all(torch.equal(a, b) for a, b in zip(before, _states(), strict=True))

@@ -248,10 +248,9 @@ def _backward(program: _Program, run: ForwardRun, met: Sequence[_Met], found: Ca
             return [program.backward.run(run, met[0].seeds, axes, samples, audit=job.audit, on_step=tick)]
         values = tuple(dict.fromkeys(v for one in met for v in one.seeds))
         stacked = tuple(
-            torch.stack([one.seeds.get(v, torch.zeros((), dtype=run.values[v].dtype)).expand(run.values[v].shape)
-                         for one in met])
+            torch.stack([one.seeds[v] if v in one.seeds else torch.zeros_like(run.values[v]) for one in met])
             for v in values
-        )  # fmt: skip
+        )
 
         def one_target(*seeds: Tensor) -> dict[str, Any]:
             passed = program.backward.run(
