@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
 from dlbt_core.graph.export import ExportedModel
 from dlbt_core.graph.ops import packet
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
+from dlbt_core.notices import warn_user
 from dlbt_core.plugins.loader import Plugins, default_plugins
 from dlbt_core.plugins.services import expansion
 from dlbt_core.scheduler.capture import Capture, capture, fingerprint
@@ -266,10 +266,9 @@ class Explainer:
                 "  fix  call model.eval() first."
             )
         if graph.random:
-            warnings.warn(
+            warn_user(
                 f"the model draws random numbers ({graph.random[0]}); the explanation keeps those of the first run.",
                 RandomModelWarning,
-                stacklevel=5,
             )
 
     def __repr__(self) -> str:

@@ -10,7 +10,8 @@ import torch
 from torch.fx import Interpreter, Node
 
 from dlbt_core.graph.ir import Site
-from dlbt_core.graph.tape import Expand, Recording, Tape, is_models, record
+from dlbt_core.graph.record import Recording, record
+from dlbt_core.graph.tape import Expand, Tape, is_models
 
 __all__ = ["ExportedModel", "record_exported"]
 

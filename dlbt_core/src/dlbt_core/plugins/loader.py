@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import itertools
 import os
-import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dlbt_core.composites.composite import CompositeSet
 from dlbt_core.errors import PluginError, PluginWarning
+from dlbt_core.notices import warn_user
 from dlbt_core.plugins.discovery import CORE, Candidate, installed_plugins, installed_version, plain_name
 from dlbt_core.plugins.hookspecs import AnalyserSet, GraphPass, LoweringSet, PluginInfo, in_order
 from dlbt_core.plugins.intake import Staged, check_api, check_owned, hooks_of, info_of
@@ -34,7 +32,6 @@ __all__ = [
     "reload_plugins",
 ]
 
-_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
 _generations = itertools.count(1)
 _Set = TypeVar("_Set", CompositeSet, LoweringSet, AnalyserSet)
 
@@ -263,7 +260,7 @@ class Plugins:
         self.failures += (failure,)
         if self._strict or candidate.is_core:  # without core nothing works: that is no plugin's fault to warn about
             raise PluginError(str(failure)) from error
-        _warn_user(failure.message)
+        warn_user(failure.message, PluginWarning)
 
 
 def _names(given: str | Iterable[str]) -> frozenset[str]:
@@ -278,17 +275,6 @@ def _joined(merged: _Set, ours: _Set, new: _Set) -> _Set:
 
 
 # -- the user's side ---------------------------------------------------------------------------------------------------
-
-
-def _warn_user(text: str) -> None:
-    """Warn at the line outside this package that led here."""
-    if sys.version_info >= (3, 12):
-        warnings.warn(text, PluginWarning, skip_file_prefixes=(_PACKAGE,))
-    else:
-        level, frame = 1, inspect.currentframe()
-        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-            level, frame = level + 1, frame.f_back
-        warnings.warn(text, PluginWarning, stacklevel=level)
 
 
 _default: Plugins | None = None

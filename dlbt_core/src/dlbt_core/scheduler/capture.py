@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.errors import CaptureError, DlbtError, InputError
+from dlbt_core.errors import CaptureError, DlbtError, GuardError, InputError
 from dlbt_core.graph.export import ExportedModel, record_exported
 from dlbt_core.graph.facts import Analyser, Facts, analyse, explainable
 from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.record import record
 from dlbt_core.graph.samples import SampleAxis, sample_axes
 from dlbt_core.graph.structure import leaves, rebuilder
-from dlbt_core.graph.tape import Expand, record
+from dlbt_core.graph.tape import Expand
 from dlbt_core.scheduler.forward import ForwardProgram, state_getters
 
 __all__ = ["Capture", "capture", "fingerprint"]
@@ -131,7 +132,14 @@ def _describe(tensor: Tensor) -> str:
 
 def _check_replay(found: Capture, inputs: Mapping[str, Tensor], result: Any) -> None:
     """A recording that cannot be replayed would explain another model than the one that ran."""
-    replayed = ForwardProgram(found.graph).run(inputs, found.state)
+    try:
+        replayed = ForwardProgram(found.graph).run(inputs, found.state)
+    except GuardError as error:
+        raise CaptureError(
+            f"the same inputs do not lead to the same run again: {error}.\n"
+            "  cause  the model depends on something besides its inputs and weights, or writes to memory unseen.\n"
+            "  fix    call it the same way twice and compare; a counter or a clock may decide what it does."
+        ) from error
     for path, tensor in leaves(result):
         if not isinstance(tensor, Tensor) or not tensor.numel():
             continue

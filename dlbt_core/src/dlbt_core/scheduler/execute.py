@@ -16,8 +16,8 @@ from dlbt_core.composites.composite import Composite
 from dlbt_core.errors import GuardError, NonFiniteError, TargetError
 from dlbt_core.explanation import Explanation
 from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.record import record
 from dlbt_core.graph.samples import per_sample
-from dlbt_core.graph.tape import record
 from dlbt_core.plugins.loader import Plugins
 from dlbt_core.plugins.services import expansion, graph_pass, help_missing
 from dlbt_core.scheduler.capture import Capture
@@ -82,7 +82,7 @@ def execute(
     try:
         run = program.forward.run(inputs, program.capture.state)
     except GuardError:
-        program = _program(again(), explained, job)
+        program = _program(again(), explained, job)  # which has checked that the new recording can be replayed
         run = program.forward.run(inputs, program.capture.state)
     found = program.capture
     outputs = {path: run.values[value] for path, value in found.graph.outputs.items()}

@@ -1,0 +1,23 @@
+"""Warnings that point at the user's line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import warnings
+
+__all__ = ["warn_user"]
+
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+
+
+def warn_user(text: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package that led here."""
+    if sys.version_info >= (3, 12):
+        warnings.warn(text, category, skip_file_prefixes=(_PACKAGE,))
+    else:
+        level, frame = 1, inspect.currentframe()
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            level, frame = level + 1, frame.f_back
+        warnings.warn(text, category, stacklevel=level)
