@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oracles.harness import Arriving, Case, Handed
 from oracles.picks import rows_along
-from oracles.sums import stabilised
+from oracles.sums import stabilised, summed_to
 
 Map = Callable[[Tensor], Tensor]
 
@@ -22,6 +22,25 @@ def identity(case: Case, arriving: Arriving, epsilon: float = 0.0) -> Handed:
         return Handed([R])
     given = x / stabilised(x, epsilon) * R
     return Handed([given], {"epsilon": R - given})
+
+
+def power(case: Case, arriving: Arriving, epsilon: float = 0.0) -> Handed:
+    """R / n for base and exponent, as many as carry, each by x / (x + eps sgn x); what is missing goes to epsilon."""
+    (R,) = arriving.R
+    given = [x / stabilised(x, epsilon) * R / len(case.arguments) for x in case.arguments]
+    parts = [summed_to(g, x.shape) for g, x in zip(given, case.arguments, strict=True)]
+    return Handed(case.per_input(parts), {"epsilon": R - sum(given)})
+
+
+def power_gradient(case: Case, arriving: Arriving, base: int | None, exponent: int | None) -> Handed:
+    """x dz/dx m for z = a^b: b R to the base, b log(a) R to the exponent."""
+    (R,) = arriving.R
+    values = [*case.arguments, *case.constants]
+    a = values[base] if base is not None else case.constants[0]
+    b = values[exponent] if exponent is not None else case.constants[0]
+    given = [(b if place == base else b * torch.log(a)) * R for place in range(len(case.arguments))]
+    parts = [summed_to(g, x.shape) for g, x in zip(given, case.arguments, strict=True)]
+    return Handed(case.per_input(parts), {"nonlinearity": R - sum(given)})
 
 
 def times_derivative(case: Case, arriving: Arriving, derivative: Map) -> Handed:

@@ -186,7 +186,19 @@ def _checks() -> list[Check]:
         ),
         Check(one, "identity", P.identity),
     ]
-    return [*found, *_reductions()]
+    return [*found, *_reductions(), *_powers()]
+
+
+def _powers() -> list[Check]:
+    """a^b with tensors on both sides, either or both carrying."""
+    a, b = rand(2, 3).abs() + 0.2, rand(3)
+    both = Case("aten.pow.Tensor_Tensor", "both", torch.pow, (a, rand(2, 3)), batched=True)
+    base = Case("aten.pow.Tensor_Tensor", "base", torch.pow, (a,), (b,), batched=True)
+    exponent = Case("aten.pow.Tensor_Tensor", "exponent", lambda y, x: torch.pow(x, y), (b,), (a,))
+    places = ((both, 0, 1), (base, 0, None), (exponent, None, 0))
+    found = [Check(case, "identity", partial(P.power, epsilon=1e-6)) for case, _, _ in places]
+    found += [Check(case, "identity", partial(P.power, epsilon=0.1), {"epsilon": 0.1}) for case, _, _ in places]
+    return found + [Check(case, "gradient", partial(P.power_gradient, base=x, exponent=y)) for case, x, y in places]
 
 
 def _reductions() -> list[Check]:

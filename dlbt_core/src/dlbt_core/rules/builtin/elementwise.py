@@ -174,7 +174,18 @@ def declare(add: RuleSet) -> None:
         ctx.absorb("epsilon", m * (epsilon / (x.abs() + epsilon)), ctx.output)
         return _to_argument(ctx, m * ctx.output / stabilise(x, epsilon))
 
-    @add.rule(*CLOSED, *VANISHING, *OFFSET, "aten.logsumexp", "aten.prod",
+    @add.rule("aten.pow.Tensor_Tensor", variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output"))
+    def power_of_tensors(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
+        """R_i = R / n for base and exponent, as many as carry; each x by x / (x + eps sgn x).  Achtibat et al. 2024, eq. 7."""
+        share = m * ctx.output / len(ctx.carries)
+        handed = {}
+        for name in sorted(ctx.carries):
+            x = ctx.args[name]
+            ctx.absorb("epsilon", share * (epsilon / (x.abs() + epsilon)))
+            handed[name] = (share / stabilise(x, epsilon)).sum_to_size(ctx.shape(name))
+        return handed
+
+    @add.rule(*CLOSED, *VANISHING, *OFFSET, "aten.pow.Tensor_Tensor", "aten.logsumexp", "aten.prod",
               variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "carrying", "output"))  # fmt: skip
     def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_in = m f'(x): the op's gradient."""
