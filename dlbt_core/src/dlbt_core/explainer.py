@@ -12,6 +12,7 @@ from torch import Tensor
 from dlbt_core.composites.composite import Composite, as_choices, choices_in_context
 from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
+from dlbt_core.execute import Job, execute
 from dlbt_core.graph.export import ExportedModel
 from dlbt_core.graph.ops import packet
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
@@ -19,7 +20,6 @@ from dlbt_core.notices import warn_user
 from dlbt_core.plugins.loader import Plugins, default_plugins
 from dlbt_core.plugins.services import expansion
 from dlbt_core.scheduler.capture import Capture, capture, fingerprint
-from dlbt_core.scheduler.execute import Job, execute
 from dlbt_core.scheduler.resolve import Layer
 from dlbt_core.target import as_target
 
