@@ -217,12 +217,12 @@ def _describe_missing(nodes: Sequence[Node], help_missing: Missing) -> str:
     for node in nodes:
         by_op.setdefault(node.op, []).append(node)
     lines = [f"no relevance rule for {', '.join(by_op)}"]
+    helped: dict[str, None] = {}
     for op, found in by_op.items():
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         lines.append(f"  op          {op}\n  node        {found[0].name} in {found[0].site}{more}")
-        extra = help_missing(op)
-        if extra:
-            lines.append(extra)
+        helped.update(dict.fromkeys(help_missing(op).splitlines()))
+    lines += helped
     op = next(iter(by_op))
     lines.append(
         f"  fix         register a rule: @add.rule({packet(op)!r}, variant='epsilon', default=True) def ...(ctx, m), "
