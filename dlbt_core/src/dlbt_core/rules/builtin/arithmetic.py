@@ -12,7 +12,8 @@ __all__ = ["declare"]
 _SUMS = tuple(f"aten.{n}" for n in "add sub rsub subtract".split())
 _LINEAR = tuple(f"aten.{n}" for n in "neg negative sum mean cumsum diff trace".split())
 _SCATTERED_SUMS = tuple(f"aten.{n}" for n in "index_add scatter_add".split())
-_PICKS = tuple(f"aten.{n}" for n in "max min amax amin topk sort median kthvalue maximum minimum fmax fmin".split())
+_PICKS = tuple(f"aten.{n}" for n in "max min amax amin topk sort median kthvalue".split())
+_BINARY_PICKS = tuple(f"aten.{n}" for n in "maximum minimum fmax fmin".split())
 
 
 def declare(add: RuleSet) -> None:
@@ -46,6 +47,16 @@ def declare(add: RuleSet) -> None:
                 full = constant.expand(m.shape)
                 ctx.absorb("constant", ctx.vjp(m, name, **{name: full})[name], full)
         return ctx.vjp(m)
+
+    @add.rule(*_BINARY_PICKS, variant="gradient", absorbs=("constant",), default=True,
+              reads=("carrying", "constants", "output"))  # fmt: skip
+    def picked_of_two(ctx: RuleContext, m: Any) -> dict[str, Any]:
+        """All relevance to the one that was picked, half to each where they are equal; a constant keeps its part."""
+        wins = {name: (ctx.args[name] == ctx.output).to(m.dtype) for name in ("self", "other")}
+        several = (wins["self"] + wins["other"]).clamp(min=1)
+        for name in ctx.constants():
+            ctx.absorb("constant", m * wins[name] / several, ctx.args[name].expand(m.shape))
+        return {name: (m * wins[name] / several).sum_to_size(ctx.shape(name)) for name in sorted(ctx.carries)}
 
 
 def _adjoint(ctx: RuleContext, m: Any) -> dict[str, Any]:
