@@ -224,9 +224,8 @@ class RuleContext:
         """``m * |z| / (|z| + epsilon)``: the epsilon rule's denominator on a multiplier; books what it takes."""
         if epsilon == 0:
             return m
-        size = self.output.abs()
-        damped: Tensor = m * (size / (size + epsilon))
-        self.absorb("epsilon", m - damped, self.output)
+        damped: Tensor = m / (1 + epsilon / self.output.abs())  # in this form also right where z is 0 or infinite
+        self.absorb("epsilon", multiply(self.output, m - damped))
         return damped
 
     @staticmethod
@@ -244,7 +243,7 @@ class RuleContext:
         amount
             Shaped like the node's output.
         times
-            A factor of any shape that broadcasts against `amount`.
+            A finite factor of any shape that broadcasts against `amount`.
         result
             Which output `amount` is shaped like, if there are several.
         """
@@ -267,13 +266,13 @@ class RuleContext:
         messages = message if self.node.many else [message]
         for index, out, m in zip(self.node.outputs, outputs, messages, strict=True):
             if m is not None:
-                self._books.absorb(self.node, name, m, out, index)
+                self._books.absorb(self.node, name, multiply(out, m), None, index)
         for (argument, item), value in self._values.items():
             given = handed.get(argument)
             m = given if item is None or given is None else given[item]
             if m is not None:
                 a = self.args[argument] if item is None else self.args[argument][item]
-                self._books.absorb(self.node, name, -m, a, value.index)
+                self._books.absorb(self.node, name, -multiply(a, m), None, value.index)
 
     def absorb_offset(self, name: str, message: Any) -> None:
         """Book what the op's constant part takes: the part of the message that lies on results not made of arguments.
@@ -290,7 +289,7 @@ class RuleContext:
             if self.form == "relevance":
                 self.absorb(name, torch.where(constant == changed, part, torch.zeros_like(part)), result=index)
             else:
-                self.absorb(name, part, constant, index)
+                self.absorb(name, multiply(constant, part), result=index)
 
     def _filled(self, value: float, message: Any) -> dict[str, Any]:
         """The carrying arguments, filled with a number."""

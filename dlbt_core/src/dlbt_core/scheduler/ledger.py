@@ -13,7 +13,6 @@ from torch import Tensor
 from dlbt_core.errors import AuditError, RuleContractError
 from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.samples import SampleAxis, per_sample
-from dlbt_core.rules.context import multiply
 
 __all__ = ["Account", "Bookkeeper", "Ledger"]
 
@@ -56,8 +55,7 @@ class Bookkeeper:
     def total(self, amount: Tensor, times: Tensor | None, axis: SampleAxis | None) -> Tensor:
         """Per-sample sums, shape (B,); of shape () where the samples cannot be told apart."""
         if times is not None:
-            amount = _fold(amount, times, axis)
-            amount = multiply(times, amount)
+            amount = times * _fold(amount, times, axis)
         summed = per_sample(amount, axis, self.samples)
         return amount.sum() if summed is None else summed
 

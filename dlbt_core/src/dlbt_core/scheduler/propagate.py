@@ -181,8 +181,9 @@ class _Pass:
 
     def _weight(self, index: int, message: Message) -> Tensor:
         form, tensor = message
-        factor = self._values[index] if form == "multiplier" and self.graph.values[index].is_floating else None
-        return self._books.total(tensor, factor, self._books.axes.get(index)).double()
+        if form == "multiplier" and self.graph.values[index].is_floating:
+            tensor = multiply(self._values[index], tensor)
+        return self._books.total(tensor, None, self._books.axes.get(index)).double()
 
     def release(self, prepared: _Prepared) -> None:
         """Free what nobody will read any more."""
