@@ -16,7 +16,7 @@ from dlbt_core.graph.ir import Graph, Guard, Node, Ref, refs_in
 from dlbt_core.graph.ops import arguments, resolve_op
 from dlbt_core.rules.context import Pullback
 from dlbt_core.scheduler.derived import DerivedWeights, weights_only
-from dlbt_core.scheduler.plan import Plan, Step
+from dlbt_core.scheduler.plan import Plan, Slot, Step
 
 __all__ = ["ForwardProgram", "ForwardRun", "state_getters"]
 
@@ -39,7 +39,14 @@ class _Call(NamedTuple):
     places: tuple[tuple[int, Any], ...]
     keyed: tuple[tuple[str, Any], ...]
     frees: tuple[int, ...]
-    entries: tuple[tuple[str, int | None, int], ...]
+    entries: tuple[_Entry, ...]
+
+
+class _Entry(NamedTuple):
+    """A carrying argument: its slot, and its place among the positional arguments, if it is one of them."""
+
+    slot: Slot
+    place: int | None
 
 
 class ForwardProgram:
@@ -91,9 +98,10 @@ class ForwardProgram:
                 if tensors is not None:
                     places.append((len(positional), tensors))
                 positional.append(value)
-        entries: tuple[tuple[str, int | None, int], ...] = ()
+        entries: tuple[_Entry, ...] = ()
         if step is not None and step.reads is not None and "pullback" in step.reads:
-            entries = tuple((slot.name, slot.item, slot.value) for slot in step.slots)
+            order = [a.name for a in arguments(node.op) if not a.keyword_only]
+            entries = tuple(_Entry(s, order.index(s.name) if s.name in order else None) for s in step.slots)
         return _Call(
             node, resolve_op(node.op), positional, keywords, tuple(places), tuple(keyed),
             self._frees.get(node.index, ()), entries,
@@ -183,25 +191,27 @@ class ForwardProgram:
             seed = seeds[device] = torch.zeros((), device=device, requires_grad=True)
         args, kwargs = _fill(call, values)
         entries: dict[tuple[str, int | None], Tensor] = {}
-        names = {name: place for place, name in enumerate(a.name for a in arguments(node.op) if not a.keyword_only)}
-        with torch.enable_grad():
-            for name, item, value in call.entries:
-                entry = Pullback.enter(seed, values[value], self._id_dtype)
-                entries[name, item] = entry
-                where: Any = args if name in names else kwargs
-                key: Any = names.get(name, name)
+        torch.set_grad_enabled(True)
+        try:
+            for (name, item, value), place in call.entries:
+                entry = entries[name, item] = Pullback.enter(seed, values[value], self._id_dtype)
+                where: Any = kwargs if place is None else args
+                key: Any = name if place is None else place
                 if item is None:
                     where[key] = entry
                 else:
                     where[key][item] = entry
             out = call.op(*args, **kwargs)
+        finally:
+            torch.set_grad_enabled(False)
         outs = list(out) if node.many else [out]
         pullbacks[node.index] = Pullback(outs, entries)
         if node.guard is not None:
             _check_guard(node, node.guard, out)
         for index, item in zip(node.outputs, outs, strict=False):
             if index is not None:
-                values[index] = item.detach().to(self.graph.values[index].dtype)
+                value, dtype = item.detach(), self.graph.values[index].dtype
+                values[index] = value if value.dtype == dtype else value.to(dtype)
 
 
 def _tensor_template(value: Any) -> Any:
