@@ -79,6 +79,6 @@ def test_meanings():
 
 def test_lines_are_shown_without_where_things_are_installed():
     assert short_line("/home/me/.venv/lib/python3.11/site-packages/torch/nn/a.py:3") == "torch/nn/a.py:3"
-    assert short_line("/home/me/work/project/model.py:7") == "work/project/model.py:7"
+    assert short_line("/home/me/code/project/model.py:7") == "code/project/model.py:7"
     assert short_line("C:\\Users\\me\\project\\model.py:7") == "me/project/model.py:7"
     assert short_line("model.py:7") == "model.py:7"
