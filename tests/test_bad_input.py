@@ -83,7 +83,9 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], list[st
     "unknown composite": (
         lambda e: e(X, composite="epsilom"),
         errors.UnknownCompositeError,
-        ["no composite 'epsilom'. Did you mean 'epsilon'? There are: attnlrp, auto, epsilon, gradient_times_input."],
+        ["no composite 'epsilom'. Did you mean 'epsilon'? There are: attnlrp, auto, beta_smooth, deconvnet, dlb_contrastive, "
+            "dlb_default, epsilon, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, epsilon_gamma_box, epsilon_plus, "
+            "epsilon_plus_flat, excitation_backprop, gradient_times_input, guided_backprop, vit_gamma."],
     ),
     "unknown variant": (
         lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("gama"))]),
@@ -95,13 +97,14 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], list[st
         errors.UnknownVariantError,
         [
             "aten.linear.default has no variant 'taylor' (asked by this call's rules",
-            "It has: core:epsilon, core:gradient",
+            "It has: core:alpha_beta, core:dlb_contrastive, core:dlb_default, core:epsilon, core:flat, core:gamma, core:gradient, "
+            "core:norm, core:pass, core:w_square, core:zbox, core:zplus",
         ],
     ),
     "unknown parameter": (
         lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("epsilon", eps=1.0))]),
         errors.UnknownParameterError,
-        ["aten.linear#epsilon has no parameter 'eps'. It has: epsilon, bias."],
+        ["aten.linear#epsilon has no parameter 'eps'. It has: epsilon, relative, bias."],
     ),
     "parameter of another type": (
         lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("epsilon", epsilon="much"))]),

@@ -44,9 +44,9 @@ def test_first_match_wins_then_the_default() -> None:
     assert found == {
         "linear": "gradient()",
         "relu": "identity()",
-        "linear_1": "epsilon(epsilon=0.25, bias='denominator')",
+        "linear_1": "epsilon(epsilon=0.25, relative=False, bias='denominator')",
         "gelu": "identity()",
-        "linear_2": "epsilon(epsilon=0.5, bias='denominator')",
+        "linear_2": "epsilon(epsilon=0.5, relative=False, bias='denominator')",
     }
 
 

@@ -48,9 +48,9 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[..., Any], type[Exception], st
     "kwargs": ({}, lambda ctx, m, **more: {}, RuleContractError, r"\*args and \*\*kwargs are refused"),
     "a default that is no plain value": (
         {},
-        eval("lambda ctx, m, *, t=(1, 2): {}"),
+        eval("lambda ctx, m, *, t=[1, 2]: {}"),
         RuleContractError,
-        "must be a bool, int, float, str or None, not tuple",
+        "must be a bool, int, float, str or None, or a tuple of these, not list",
     ),
     "too few arguments": ({}, lambda ctx: {}, RuleContractError, "takes \\(ctx, message\\)"),
     "an upper-case variant": ({"variant": "Gamma"}, lambda ctx, m: {}, RuleContractError, "must be a lower-case word"),
@@ -170,19 +170,19 @@ def test_facts_reach_the_rule() -> None:
 
     dlbt.explain(model, X, plugins=plugin(declare), composite=dlbt.Composite("plain"),
                  rules=[(dlbt.Select(op="aten.mul"), dlbt.Use("looks"))])  # fmt: skip
-    assert seen == [{"self": [], "other": ["statistic"]}]
+    assert seen == [{"self": [], "other": ["nonnegative", "statistic"]}]
 
 
 def test_vjp_with_replaced_arguments_and_call() -> None:
     def declare(add: dlbt.RuleSet) -> None:
-        @add.rule("aten.linear", variant="zplus", takes="relevance")
+        @add.rule("aten.linear", variant="positive", takes="relevance")
         def zplus(ctx: dlbt.RuleContext, relevance: Tensor) -> dict[str, Tensor]:
             plus = {"weight": ctx.args["weight"].clamp(min=0), "bias": None}
             share = relevance / ctx.stabilise(ctx.call(**plus), 1e-12)
             return {"input": ctx.args["input"] * ctx.vjp(share, "input", **plus)["input"]}
 
     model, x = net(), X.abs()
-    rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("zplus"))]
+    rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("positive"))]
     found = dlbt.explain(model, x, target=1, plugins=plugin(declare), rules=rules)
     assert torch.allclose(found.relevance.sum(1), found.score)
     weight = [layer.weight.detach().clamp(min=0) for layer in (model[0], model[2])]  # type: ignore[index,operator,union-attr]

@@ -336,7 +336,7 @@ def test_facts_of_plugins_are_added() -> None:
     graph = recorded(lambda x: x * torch.sigmoid(x), torch.randn(3, 8)).graph
     gate = node_of(graph, "aten.sigmoid").outputs[0]
     facts: Facts = analyse(graph, [lambda g: {"mine": [v.index for v in g.values], "self_gate": [0]}])
-    assert facts.of(gate or 0) == {"mine", "self_gate"}
+    assert facts.of(gate or 0) == {"mine", "self_gate", "gate", "nonnegative"}
     assert facts.has(0, "self_gate")
     assert not facts.has(None, "self_gate")
 

@@ -6,6 +6,8 @@ is, with every unit of relevance accounted for. Rules for ops come from plugins.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dlbt_core import errors, target
 from dlbt_core.composites.composite import Composite, use_rules
 from dlbt_core.composites.select import Select, Use
@@ -21,6 +23,25 @@ from dlbt_core.storage import load
 
 __version__ = "0.1.0"
 
+
+def composite(name: str, **parameters: Any) -> Composite:
+    """The named composite with parameters of your own: ``composite("epsilon_gamma_box", low=-2.1, high=2.6)``.
+
+    Parameters
+    ----------
+    name : str
+        One of those listed by ``dlbt composites``.
+    **parameters
+        In place of its defaults.
+
+    Raises
+    ------
+    UnknownCompositeError, UnknownParameterError
+        If there is no composite, or no parameter, of that name.
+    """
+    return default_plugins().composites.build(name, **parameters)
+
+
 __all__ = [
     "Composite",
     "Explainer",
@@ -34,6 +55,7 @@ __all__ = [
     "Select",
     "Use",
     "__version__",
+    "composite",
     "default_plugins",
     "errors",
     "explain",

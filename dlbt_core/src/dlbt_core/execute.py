@@ -26,6 +26,7 @@ from dlbt_core.scheduler.ledger import Account, Ledger
 from dlbt_core.scheduler.plan import Plan
 from dlbt_core.scheduler.propagate import BackwardProgram, Propagation
 from dlbt_core.scheduler.resolve import Layer, Resolver
+from dlbt_core.seeds import Met, meet, refuse_function
 from dlbt_core.target import FunctionTarget, Target
 
 __all__ = ["Job", "execute"]
@@ -56,18 +57,6 @@ class _Program:
     shown: dict[str, int]
 
 
-@dataclass
-class _Met:
-    """A target that has met the outputs: its score, where its relevance enters the model, and its own accounts."""
-
-    score: Tensor
-    seeds: dict[int, Tensor]
-    picked: list[Any]
-    accounts: tuple[Account, ...] = ()
-    unassigned: Mapping[str, Tensor] | None = None
-    plan: Plan | None = None
-
-
 def execute(
     found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job, again: Callable[[], Capture]
 ) -> list[Explanation]:
@@ -91,9 +80,21 @@ def execute(
         _check_score(one.score, target, found, inputs)
     results = _backward(program, run, met, found, job)
     return [
-        _explanation(program, found, inputs, outputs, target, one, result, job)
-        for target, one, result in zip(job.targets, met, results, strict=True)
+        _with_streams(
+            [_explanation(program, found, inputs, outputs, target, one, stream, job) for stream in streams],
+            program.plan.composite.streams,
+        )
+        for target, one, streams in zip(job.targets, met, results, strict=True)
     ]
+
+
+def _with_streams(explanations: Sequence[Explanation], names: Sequence[str]) -> Explanation:
+    """The explanation of the first stream; it knows those of the others by name."""
+    first, *others = explanations
+    if not others:
+        return first
+    named = {name: replace(e, target=f"{e.target}, {name}") for name, e in zip(names[1:], others, strict=True)}
+    return replace(first, streams=named)
 
 
 # -- before ---------------------------------------------------------------------------------------------------------
@@ -170,14 +171,15 @@ def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, i
 # -- targets --------------------------------------------------------------------------------------------------------
 
 
-def _meet(target: Target | FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> _Met:
+def _meet(target: Target | FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> Met:
     if isinstance(target, Target):
-        seed = target.seed(outputs)
-        return _Met(seed.score, {found.graph.outputs[p]: m for p, m in seed.multipliers.items()}, seed.picked)
+        return meet(target, outputs, found.graph.outputs, max(1, len(plan.composite.streams)))
+    if plan.composite.streams:
+        refuse_function(plan.composite.name)
     return _meet_function(target, found, plan, outputs, job)
 
 
-def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> _Met:
+def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> Met:
     """Record the function on the outputs, and hand its score back to them by the same rules."""
     given = {path: tensor.detach().clone() for path, tensor in outputs.items()}  # outputs may share memory
     recording = record(
@@ -199,9 +201,9 @@ def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: 
     score = run.values[ends[0]].reshape(-1)
     samples = score.shape[0]
     backward = BackwardProgram(tail_plan, tail.facts)
-    result = backward.run(
+    (result,) = backward.run(
         run,
-        {ends[0]: torch.ones_like(run.values[ends[0]])},
+        [{ends[0]: torch.ones_like(run.values[ends[0]])}],
         tail.axes(samples),
         samples,
         audit=job.audit,
@@ -210,7 +212,7 @@ def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: 
     seeds = {
         found.graph.outputs[path]: result.multipliers[v] for path, v in carrying.items() if v in result.multipliers
     }
-    return _Met(score, seeds, [], _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan)
+    return Met(score, (seeds,), [], _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan)
 
 
 def _check_score(score: Tensor, target: Any, found: Capture, inputs: Mapping[str, Tensor]) -> None:
@@ -239,33 +241,40 @@ def _first_non_finite(found: Capture, inputs: Mapping[str, Tensor]) -> str:
 # -- backward -------------------------------------------------------------------------------------------------------
 
 
-def _backward(program: _Program, run: ForwardRun, met: Sequence[_Met], found: Capture, job: Job) -> list[Propagation]:
-    """The messages of all targets; of several at once by mapping the pass over them."""
+def _backward(
+    program: _Program, run: ForwardRun, met: Sequence[Met], found: Capture, job: Job
+) -> list[list[Propagation]]:
+    """The messages of all targets, of each in all its streams; of several targets at once by mapping the pass over them."""
     samples = met[0].score.shape[0]
     axes = found.axes(samples)
     with _progress(job, len(program.plan.steps)) as tick, torch.no_grad():
         if len(met) == 1:
-            return [program.backward.run(run, met[0].seeds, axes, samples, audit=job.audit, on_step=tick)]
-        values = tuple(dict.fromkeys(v for one in met for v in one.seeds))
-        stacked = tuple(
-            torch.stack([one.seeds[v] if v in one.seeds else torch.zeros_like(run.values[v]) for one in met])
-            for v in values
-        )
+            return [program.backward.run(run, met[0].streams, axes, samples, audit=job.audit, on_step=tick)]
+        values = tuple(dict.fromkeys(v for one in met for v in one.entered))
+        stacked = [
+            {v: torch.stack([_seed(one.streams[s], v, run) for one in met]) for v in values}
+            for s in range(len(met[0].streams))
+        ]
 
-        def one_target(*seeds: Tensor) -> dict[str, Any]:
-            passed = program.backward.run(
-                run, dict(zip(values, seeds, strict=True)), axes, samples, audit=job.audit, on_step=tick
-            )
-            return vars(passed)
+        def one_target(streams: list[dict[int, Tensor]]) -> list[dict[str, Any]]:
+            passed = program.backward.run(run, streams, axes, samples, audit=job.audit, on_step=tick)
+            return [vars(stream) for stream in passed]
 
         with warnings.catch_warnings():
             # Some fused backward kernels have no batching rule; torch then runs just them target by target.
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
-            mapped = torch.vmap(one_target)(*stacked)
+            mapped = torch.vmap(one_target)(stacked)
     return [
-        Propagation(**{name: {k: t[i] for k, t in table.items()} for name, table in mapped.items()})
+        [
+            Propagation(**{name: {k: t[i] for k, t in table.items()} for name, table in stream.items()})
+            for stream in mapped
+        ]
         for i in range(len(met))
     ]
+
+
+def _seed(seeds: Mapping[int, Tensor], value: int, run: ForwardRun) -> Tensor:
+    return seeds[value] if value in seeds else torch.zeros_like(run.values[value])
 
 
 class _progress:
@@ -295,11 +304,11 @@ def _explanation(
     given: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
     target: Any,
-    met: _Met,
+    met: Met,
     result: Propagation,
     job: Job,
 ) -> Explanation:
-    plan = program.plan if met.plan is None else replace(program.plan.reached_from(met.seeds), tail=met.plan)
+    plan = program.plan if met.plan is None else replace(program.plan.reached_from(met.entered), tail=met.plan)
     graph = plan.graph
     device = met.score.device
 
@@ -340,6 +349,7 @@ def _explanation(
         outputs=dict(outputs),
         layers={name: relevance(value) for name, value in program.shown.items()},
         values={name: given[name] for name in plan.explained},
+        multipliers={n: result.multipliers[v] for n, v in plan.explained.items() if v in result.multipliers},
     )
 
 

@@ -40,6 +40,11 @@ class Explanation:
         ``"lstm:1.0"`` for one of several outputs. Read it with `at`.
     values : mapping of str to Tensor
         The explained inputs themselves: pixels, token ids, numbers.
+    multipliers : mapping of str to Tensor
+        The same relevance over the input, m in R = x m, where the last rule handed on multipliers: under
+        ``gradient_times_input`` the gradient, under ``guided_backprop`` the gradient as that method changes it.
+    streams : mapping of str to Explanation
+        Under a composite with two coupled streams, such as ``dlb_contrastive``: the explanation of the other one, by name.
     """
 
     inputs: Mapping[str, Tensor]
@@ -51,6 +56,8 @@ class Explanation:
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+    streams: Mapping[str, Explanation] = field(default_factory=dict)
 
     def at(self, name: str, call: int | None = None) -> Tensor:
         """Relevance of a module's output, or of a node's.
@@ -114,6 +121,11 @@ class Explanation:
         from dlbt_core.show.page import write_page
 
         return write_page([self], path, **options)
+
+    def _repr_html_(self) -> str:
+        from dlbt_core.show.notebook import fragment
+
+        return fragment([self])
 
     def rows(self) -> Iterator[tuple[int, float, dict[str, float]]]:
         """Per sample: number, score, and the sum over each input."""

@@ -66,11 +66,21 @@ def save(explanation: Explanation, path: str | Path, *, layers: bool = True) -> 
     layers : bool
         Whether to save the relevance of layers, too.
     """
+    tensors, about = _taken_apart(explanation, layers)
+    metadata = {"format": _FORMAT, "version": str(_VERSION), "about": json.dumps(about)}
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(own, str(path), metadata)
+    return Path(path)
+
+
+def _taken_apart(explanation: Explanation, layers: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An explanation as named tensors, and all else as plain values."""
     ledger = explanation.ledger
     tensors: dict[str, Tensor] = {"score": ledger.score}
     groups = {
         "input": explanation.inputs,
         "value": explanation.values,
+        "multiplier": explanation.multipliers,
         "output": explanation.outputs,
         "sum": ledger.inputs,
         "unassigned": ledger.unassigned,
@@ -94,11 +104,12 @@ def save(explanation: Explanation, path: str | Path, *, layers: bool = True) -> 
         "accounts": accounts,
         "audited": ledger.audited,
         "resolution": ledger.resolution,
+        "streams": {},
     }
-    metadata = {"format": _FORMAT, "version": str(_VERSION), "about": json.dumps(about)}
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(own, str(path), metadata)
-    return Path(path)
+    for name, stream in explanation.streams.items():
+        more, about["streams"][name] = _taken_apart(stream, layers)
+        tensors.update({f"stream/{name}/{key}": tensor for key, tensor in more.items()})
+    return tensors, about
 
 
 def load(path: str | Path) -> Explanation:
@@ -158,4 +169,6 @@ def _assemble(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Explan
         outputs=group("output"),
         layers=group("layer"),
         values=group("value"),
+        multipliers=group("multiplier"),
+        streams={name: _assemble(group(f"stream/{name}"), more) for name, more in about.get("streams", {}).items()},
     )

@@ -62,6 +62,14 @@ def declare(add: RuleSet) -> None:
             _absorb_softmax(ctx, m, share, logits, result)
         return result
 
+    @add.rule(_SDPA, variant="detach", absorbs=("constant",), reads=("pullback", "output"))
+    def detach(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_j = sum_i p_ij v_j / (sum_j' p_ij' v_j') R_i: the weights p are held constant.  Ali et al. 2022, eq. 7."""
+        if "value" not in ctx.carries:
+            ctx.absorb("constant", m, ctx.output)
+            return {}
+        return {"value": ctx.vjp(m)["value"]}
+
     @add.rule(_SDPA, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
     def sdpa_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """The fused kernel's gradient, which hands on more than it got."""

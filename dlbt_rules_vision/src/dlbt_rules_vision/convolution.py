@@ -14,19 +14,31 @@ from dlbt_core.rules.rule import RuleSet
 __all__ = ["FAMILY", "declare"]
 
 
-def _batch_norm_shift(ctx: RuleContext) -> Tensor:
-    """b - w mean / sqrt(var + eps): what an eval-mode batch norm adds."""
+def _per_channel(ctx: RuleContext, vector: Tensor) -> Tensor:
+    return vector.view(-1, *[1] * (len(ctx.shape("input")) - 2))
+
+
+def _scale(ctx: RuleContext) -> Tensor:
+    """w / sqrt(var + eps): what an eval-mode batch norm multiplies by."""
     args = ctx.args
-    shift: Tensor = -args["running_mean"] * torch.rsqrt(args["running_var"] + args["eps"])
-    shift = shift if args["weight"] is None else shift * args["weight"]
-    shift = shift if args["bias"] is None else shift + args["bias"]
-    return shift.view(-1, *[1] * (len(ctx.shape("input")) - 2))
+    scale: Tensor = torch.rsqrt(args["running_var"] + args["eps"])
+    return scale if args["weight"] is None else scale * args["weight"]
+
+
+def _shift(ctx: RuleContext) -> Tensor:
+    """b - mean w / sqrt(var + eps): what it adds."""
+    shift: Tensor = -ctx.args["running_mean"] * _scale(ctx)
+    return _per_channel(ctx, shift if ctx.args["bias"] is None else shift + ctx.args["bias"])
+
+
+def _scaled(ctx: RuleContext, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    return x * _per_channel(ctx, weights[0])
 
 
 FAMILY: Mapping[str, Product] = {
     **{f"aten.conv{n}d": Product(("input", "weight"), "bias", -n - 1) for n in (1, 2, 3)},
     **{f"aten.conv_transpose{n}d": Product(("input", "weight"), "bias", -n - 1) for n in (1, 2, 3)},
-    "aten.batch_norm": Product(("input",), _batch_norm_shift),
+    "aten.batch_norm": Product(("input",), _shift, weights=lambda ctx: (_scale(ctx),), apply=_scaled),
 }
 """Ops of the linear family in this package."""
 

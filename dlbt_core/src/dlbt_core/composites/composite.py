@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dlbt_core.composites.select import Choice, Select, Use
-from dlbt_core.errors import DlbtError, UnknownCompositeError
+from dlbt_core.errors import DlbtError, UnknownCompositeError, UnknownParameterError
 from dlbt_core.graph.facts import Facts
 from dlbt_core.graph.ir import Graph
 
@@ -34,6 +35,8 @@ class Composite:
         Graph passes to apply first, e.g. ``("fold_batch_norm",)``.
     note
         Why it was chosen, if it was chosen by rule.
+    streams
+        Names of coupled messages, if there are several: ``("for", "against")``.
     """
 
     name: str
@@ -41,11 +44,15 @@ class Composite:
     prefer: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     note: str = ""
+    streams: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", as_choices(self.choices))
         object.__setattr__(self, "prefer", tuple(self.prefer))
         object.__setattr__(self, "passes", tuple(self.passes))
+        object.__setattr__(self, "streams", tuple(self.streams))
+        if self.streams and len(self.streams) != 2:
+            raise DlbtError(f"composite {self.name!r}: streams are two, such as ('for', 'against'), or none.")
 
     def but(self, *choices: Choice) -> Composite:
         """The same composite with more choices in front."""
@@ -61,7 +68,7 @@ class Composite:
         import tomli_w
 
         table: dict[str, Any] = {"name": self.name}
-        for key in ("prefer", "passes"):
+        for key in ("prefer", "passes", "streams"):
             if getattr(self, key):
                 table[key] = list(getattr(self, key))
         table["choice"] = [
@@ -88,7 +95,7 @@ class Composite:
             table = tomllib.loads(text.read_text() if isinstance(text, Path) else text)
         except tomllib.TOMLDecodeError as error:
             raise DlbtError(f"{source} is not TOML: {error}") from error
-        _only(table, {"name", "prefer", "passes", "choice"}, source)
+        _only(table, {"name", "prefer", "passes", "streams", "choice"}, source)
         choices = []
         for number, entry in enumerate(table.get("choice", ()), 1):
             where = f"{source}, choice {number}"
@@ -99,7 +106,8 @@ class Composite:
             choices.append((Select(**entry.get("select", {})), Use(entry["use"], **entry.get("parameters", {}))))
         if "name" not in table:
             raise DlbtError(f"{source} has no 'name'. Write e.g. name = \"ours\" in its first line.")
-        return cls(table["name"], tuple(choices), tuple(table.get("prefer", ())), tuple(table.get("passes", ())))
+        more: dict[str, Any] = {key: tuple(table.get(key, ())) for key in ("prefer", "passes", "streams")}
+        return cls(table["name"], tuple(choices), **more)
 
 
 def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -123,11 +131,29 @@ def as_choices(choices: Any) -> tuple[Choice, ...]:
     return found
 
 
-Factory = Callable[[Graph, Facts], Composite]
+@dataclass(frozen=True)
+class Recipe:
+    """A function from parameters to a composite."""
+
+    function: Callable[..., Composite]
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Parameter to default."""
+        return {p.name: p.default for p in inspect.signature(self.function).parameters.values()}
+
+    def build(self, name: str, given: Mapping[str, Any]) -> Composite:
+        """The composite for these parameters."""
+        unknown = sorted(set(given) - set(self.parameters))
+        if unknown:
+            raise UnknownParameterError(
+                f"the composite {name!r} has no parameter {unknown[0]!r}. It has: {', '.join(self.parameters)}."
+            )
+        return self.function(**given)
 
 
 class CompositeSet:
-    """Where plugins declare named composites: values, or functions that choose by the graph's facts."""
+    """Where plugins declare named composites: values, functions of parameters, or functions of a graph and its facts."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[str, str, Any]] = {}
@@ -137,13 +163,46 @@ class CompositeSet:
         self._enter(composite.name, summary, plugin, composite)
 
     def factory(self, name: str, summary: str = "", plugin: str = "") -> Callable[[Any], Any]:
-        """Decorator: declare a function from (graph, facts) to a composite, or from parameters to one."""
+        """Decorator: declare a function from (graph, facts) to a composite."""
 
         def declare(function: Any) -> Any:
             self._enter(name, summary or (function.__doc__ or "").split("\n")[0], plugin, function)
             return function
 
         return declare
+
+    def recipe(self, name: str, summary: str = "", plugin: str = "") -> Callable[[Any], Any]:
+        """Decorator: declare a function from parameters, each with a default, to a composite."""
+
+        def declare(function: Any) -> Any:
+            self._enter(name, summary or (function.__doc__ or "").split("\n")[0], plugin, Recipe(function))
+            return function
+
+        return declare
+
+    def build(self, name: str, **parameters: Any) -> Composite:
+        """The composite of that name, made with these parameters.
+
+        Raises
+        ------
+        UnknownCompositeError
+            If there is none.
+        UnknownParameterError
+            If it has no such parameter.
+        """
+        entry = self._entry(name)
+        if isinstance(entry, Recipe):
+            return entry.build(name, parameters)
+        if not isinstance(entry, Composite):
+            raise UnknownCompositeError(f"{name!r} is chosen by the model's graph; pass the name itself as composite.")
+        if parameters:
+            raise UnknownParameterError(f"the composite {name!r} has no parameters.")
+        return entry
+
+    def parameters(self, name: str) -> Mapping[str, Any]:
+        """The parameters of a composite, with their defaults."""
+        entry = self._entry(name)
+        return entry.parameters if isinstance(entry, Recipe) else {}
 
     def _enter(self, name: str, summary: str, plugin: str, entry: Any) -> None:
         if name in self._entries:
@@ -165,6 +224,7 @@ class CompositeSet:
     def get(self, name: str) -> Composite | None:
         """The composite of that name; None if there is none, or if it is chosen by the graph."""
         entry = self._entries[name][2] if name in self._entries else None
+        entry = entry.build(name, {}) if isinstance(entry, Recipe) else entry
         return entry if isinstance(entry, Composite) else None
 
     def resolve(self, name: str | Composite, graph: Graph, facts: Facts) -> Composite:
@@ -177,14 +237,19 @@ class CompositeSet:
         """
         if isinstance(name, Composite):
             return name
+        entry = self._entry(name)
+        if isinstance(entry, Recipe):
+            return entry.build(name, {})
+        return entry if isinstance(entry, Composite) else entry(graph, facts)
+
+    def _entry(self, name: str) -> Any:
         if name not in self._entries:
             import difflib
 
             near = difflib.get_close_matches(str(name), list(self._entries), 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UnknownCompositeError(f"no composite {name!r}.{hint} There are: {', '.join(self)}.")
-        entry = self._entries[name][2]
-        return entry if isinstance(entry, Composite) else entry(graph, facts)
+        return self._entries[name][2]
 
 
 _IN_CONTEXT: ContextVar[tuple[Choice, ...]] = ContextVar("dlbt_rules", default=())

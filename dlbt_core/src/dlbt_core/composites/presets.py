@@ -10,17 +10,18 @@ from dlbt_core.graph.facts import Facts
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.ops import packet
 
-__all__ = ["ATTNLRP", "EPSILON", "GRADIENT_TIMES_INPUT", "declare"]
+__all__ = ["ATTNLRP", "EPSILON", "GRADIENT_TIMES_INPUT", "HELD", "declare"]
 
-_HELD = (
+HELD = (
     (Select(fact="statistic"), Use("constant")),
     (Select(fact="self_gate"), Use("constant")),
 )
+"""What stays as it is while relevance is handed back: the scale of a normalisation, the slope of an activation."""
 
 
-def epsilon(value: float = 1e-6) -> Composite:
-    """The composite ``epsilon`` with another epsilon; 0 gives LRP-0."""
-    return Composite("epsilon", (*_HELD, (Select(has="epsilon"), Use("epsilon", epsilon=value))))
+def epsilon(epsilon: float = 1e-6) -> Composite:
+    """LRP-epsilon everywhere (Bach et al. 2015); 0 gives LRP-0"""
+    return Composite("epsilon", (*HELD, (Select(has="epsilon"), Use("epsilon", epsilon=epsilon))))
 
 
 EPSILON = epsilon()
@@ -29,7 +30,7 @@ EPSILON = epsilon()
 GRADIENT_TIMES_INPUT = Composite("gradient_times_input", ((Select(), Use("gradient")),))
 """Input times gradient: every op by its own gradient, as autograd has it."""
 
-ATTNLRP = Composite("attnlrp", _HELD)
+ATTNLRP = Composite("attnlrp", HELD)
 """AttnLRP, Achtibat et al. 2024, in the form without denominators (Arras et al. 2025): every op's default rule."""
 
 _ATTENTION_OPS = {"aten.scaled_dot_product_attention"}
@@ -37,7 +38,7 @@ _ATTENTION_OPS = {"aten.scaled_dot_product_attention"}
 
 def declare(add: CompositeSet) -> None:
     """Declare them."""
-    add.add(EPSILON, "LRP-epsilon everywhere (Bach et al. 2015), epsilon = 1e-6", "core")
+    add.recipe("epsilon", plugin="core")(epsilon)
     add.add(GRADIENT_TIMES_INPUT, "input times gradient, as autograd has it", "core")
     add.add(ATTNLRP, "AttnLRP (Achtibat et al. 2024)", "core")
 

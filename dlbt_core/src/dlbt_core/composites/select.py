@@ -120,7 +120,8 @@ class Use:
 
     def __init__(self, variant: str, **parameters: Any) -> None:
         object.__setattr__(self, "variant", variant)
-        object.__setattr__(self, "parameters", MappingProxyType(dict(parameters)))
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
+        object.__setattr__(self, "parameters", MappingProxyType(plain))
 
     @property
     def holds_constant(self) -> bool:

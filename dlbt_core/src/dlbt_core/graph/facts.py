@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
 from dlbt_core.graph.ops import COPIES, ELEMENTWISE, VALUE_FREE, packet
+from dlbt_core.graph.signs import activations, nonnegative
 
 __all__ = ["EMBEDDINGS", "Analyser", "Facts", "analyse", "carriers", "on_path"]
 
@@ -20,7 +21,7 @@ EMBEDDINGS: Mapping[str, str] = {"aten.embedding": "indices", "aten.embedding_ba
 Analyser = Callable[[Graph], Mapping[str, Iterable[int]]]
 """Takes a graph, gives fact name to the values that have it."""
 
-_REDUCING_SQUARES = {"aten.mean", "aten.sum"}
+_REDUCING_SQUARES = {"aten.mean", "aten.sum", "aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d"}
 _NORMS = {
     "aten.var", "aten.std", "aten.var_mean", "aten.std_mean", "aten.linalg_vector_norm", "aten.norm",
     "aten.linalg_norm", "aten.frobenius_norm",
@@ -54,7 +55,7 @@ class Facts:
 def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
     """The facts of all built-in analysers and of `more`."""
     found: dict[str, set[int]] = {}
-    for analyser in (statistics, self_gates, attention_weights, infinite_values, *more):
+    for analyser in (statistics, self_gates, attention_weights, infinite_values, nonnegative, activations, *more):
         for name, values in analyser(graph).items():
             found.setdefault(name, set()).update(values)
     return Facts({name: frozenset(values) for name, values in found.items()})

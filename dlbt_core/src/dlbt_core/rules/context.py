@@ -113,7 +113,7 @@ class RuleContext:
         facts: Mapping[str, frozenset[str]],
         books: Books,
         pullback: Pullback | None = None,
-        cache: Callable[[Any, Callable[[], Any]], Any] | None = None,
+        cache: Callable[[Any, Callable[[], Any], Sequence[str]], Any] | None = None,
         rule: str = "",
         form: str = "multiplier",
     ) -> None:
@@ -144,6 +144,10 @@ class RuleContext:
     def packet(self) -> str:
         """The op's name without overload, e.g. ``"aten.add"``."""
         return packet(self.node.op)
+
+    def places(self) -> tuple[tuple[str, int | None], ...]:
+        """Where relevance can flow on: argument, and position in it if it is a list."""
+        return tuple(self._values)
 
     def constants(self) -> dict[str, Tensor]:
         """Tensor arguments that carry no relevance, by name."""
@@ -220,11 +224,15 @@ class RuleContext:
         pull = torch.func.vjp(run, *primals)[1]
         return dict(zip(keys, pull(tuple(c for c in cotangents if c is not None)), strict=True))
 
-    def damp(self, m: Tensor, epsilon: float) -> Tensor:
+    def damp(self, m: Tensor, epsilon: float | Tensor) -> Tensor:
         """``m * |z| / (|z| + epsilon)``: the epsilon rule's denominator on a multiplier; books what it takes."""
-        if epsilon == 0:
+        if isinstance(epsilon, Tensor):
+            below = self.output.abs() + epsilon
+            damped = torch.where(below == 0, m, m * self.output.abs() / below)
+        elif epsilon == 0:
             return m
-        damped: Tensor = m / (1 + epsilon / self.output.abs())  # in this form also right where z is 0 or infinite
+        else:
+            damped = m / (1 + epsilon / self.output.abs())  # in this form also right where z is 0 or infinite
         self.absorb("epsilon", multiply(self.output, m - damped))
         return damped
 
@@ -305,9 +313,21 @@ class RuleContext:
                 items[item] = full
         return filled
 
-    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        """A value derived from weights, kept from call to call until a parameter changes."""
-        return make() if self._cache is None else self._cache(key, make)
+    def cached(self, key: Any, make: Callable[[], Any], *arguments: str) -> Any:
+        """A value derived from weights, kept from call to call until one of them changes.
+
+        Parameters
+        ----------
+        key
+            What it is called, among all that is kept for the node.
+        make
+            Computes it.
+        *arguments
+            The arguments it is made from; all but the carrying ones unless said. If one of them depends on the model's
+            inputs, nothing is kept.
+        """
+        names = arguments or tuple(name for name in self.args if name not in self.carries)
+        return make() if self._cache is None else self._cache(key, make, names)
 
 
 def bind_call(op: str, args: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

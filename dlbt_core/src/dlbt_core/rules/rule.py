@@ -8,16 +8,27 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dlbt_core.errors import DuplicateRuleError, RuleContractError, UnknownParameterError
 from dlbt_core.rules.opkey import OpKey
 
-__all__ = ["Form", "Parameter", "Provenance", "Rule", "RuleFunction", "RuleSet"]
+__all__ = ["Asked", "Form", "Parameter", "Provenance", "Rule", "RuleFunction", "RuleSet"]
 
 Form = Literal["multiplier", "relevance", "either"]
 RuleFunction = Callable[..., Mapping[str, Any]]
-Reads = tuple[str, ...] | Callable[[Mapping[str, Any], frozenset[str]], tuple[str, ...]] | None
+
+
+class Asked(NamedTuple):
+    """What a rule is asked to do at one node: the op, parameters, carrying arguments, and the form of the message."""
+
+    op: str
+    parameters: Mapping[str, Any]
+    carries: frozenset[str]
+    form: Form
+
+
+Reads = tuple[str, ...] | Callable[[Asked], tuple[str, ...]] | None
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -42,6 +53,8 @@ class Parameter:
         if float in allowed and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         for option in allowed:
+            if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
+                return tuple(value)
             if option is Any or (isinstance(option, type) and type(value) is option):
                 return value
             if type(value) is type(option) and value == option:
@@ -98,8 +111,12 @@ class Rule:
     reads
         What it needs of the forward pass besides weights and constants: argument names, ``"output"``, ``"constants"``
         (results that carry no relevance) and ``"pullback"`` (the op's vector-Jacobian product, kept ready from the
-        forward pass). None stands for all arguments and the output. May be a function of the parameters and of the
-        carrying argument names that returns such a tuple.
+        forward pass). None stands for all arguments and the output. May be a function of an `Asked` that returns such a
+        tuple.
+    linear
+        Whether it is linear in the message, as all rules are but those that look at its sign.
+    coupled
+        Whether it takes the messages of all streams at once, along a leading axis. Others get one after the other.
     """
 
     op: OpKey
@@ -113,6 +130,8 @@ class Rule:
     parameters: Mapping[str, Parameter]
     source: Provenance
     location: str
+    linear: bool = True
+    coupled: bool = False
 
     @property
     def id(self) -> str:
@@ -124,9 +143,9 @@ class Rule:
         """First line of the docstring."""
         return (inspect.getdoc(self.function) or "").split("\n")[0]
 
-    def needs(self, parameters: Mapping[str, Any], carries: frozenset[str]) -> tuple[str, ...] | None:
-        """`reads` for these parameters and carrying arguments."""
-        return self.reads(parameters, carries) if callable(self.reads) else self.reads
+    def needs(self, asked: Asked) -> tuple[str, ...] | None:
+        """`reads` at one node."""
+        return self.reads(asked) if callable(self.reads) else self.reads
 
     def complete(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """All parameters, those not given at their defaults.
@@ -165,6 +184,8 @@ class RuleSet:
         absorbs: tuple[str, ...] = (),
         default: bool = False,
         reads: Reads = None,
+        linear: bool = True,
+        coupled: bool = False,
     ) -> Callable[[RuleFunction], RuleFunction]:
         """Decorator that declares a rule for one or several ops.
 
@@ -174,7 +195,7 @@ class RuleSet:
             Op keys: ``"aten.linear"``, ``"aten.add.Tensor"``, ``"myns::op"`` or torch op objects.
         variant
             Its name, a lower-case word.
-        takes, gives, absorbs, default, reads
+        takes, gives, absorbs, default, reads, linear, coupled
             See `Rule`. `gives` is `takes` unless said.
 
         Raises
@@ -213,7 +234,7 @@ class RuleSet:
                     )
                 self._rules[key, variant] = Rule(
                     key, variant, function, takes, gives or takes, tuple(absorbs), default, reads, parameters,
-                    self.source, location,
+                    self.source, location, linear, coupled,
                 )  # fmt: skip
             return function
 
@@ -242,9 +263,10 @@ def _parameters_of(function: RuleFunction) -> Mapping[str, Parameter]:
                 f"{name}: parameter {parameter.name!r} must be keyword-only and have a default, so that variants can be "
                 f"listed, saved and swapped: def {name}(ctx, message, *, {parameter.name}=1e-6)."
             )
-        if not isinstance(parameter.default, _PLAIN):
+        plain = parameter.default if isinstance(parameter.default, tuple) else (parameter.default,)
+        if not all(isinstance(value, _PLAIN) for value in plain):
             raise RuleContractError(
-                f"{name}: the default of {parameter.name!r} must be a bool, int, float, str or None, "
+                f"{name}: the default of {parameter.name!r} must be a bool, int, float, str or None, or a tuple of these, "
                 f"not {type(parameter.default).__name__}."
             )
         found[parameter.name] = Parameter(parameter.name, parameter.default, _hint(function, parameter))

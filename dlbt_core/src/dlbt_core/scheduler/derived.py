@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.graph.ir import Graph, Node
+from dlbt_core.graph.ir import Graph, Node, refs_in
 
 __all__ = ["DerivedWeights", "RuleCache", "weights_only"]
 
@@ -53,23 +53,42 @@ class DerivedWeights:
 
 
 class RuleCache:
-    """What rules derive from weights (`RuleContext.cached`), kept per node until one of the node's weights changes."""
+    """What rules derive from weights (`RuleContext.cached`), kept per node until a weight that it came from changes."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._kept: dict[int, tuple[DerivedWeights, dict[Any, Any]]] = {}
+        self._fixed = weights_only(graph, graph.nodes)
+        self._kept: dict[tuple[int, Any], tuple[DerivedWeights | None, dict[str, Any]]] = {}
 
-    def get(self, node: Node, values: Sequence[Any], key: Any, make: Callable[[], Any]) -> Any:
-        """The value kept for a node under `key`, made if there is none or a weight of the node has changed."""
-        if node.index not in self._kept:
-            weights = [i for i in dict.fromkeys(node.inputs) if self._graph.values[i].kind in ("parameter", "buffer")]
-            self._kept[node.index] = (DerivedWeights(weights), {})
-        weights_of_node, kept = self._kept[node.index]
-        if not weights_of_node.fresh(values):
-            kept.clear()
-        if key not in kept:
-            kept[key] = make()
-        return kept[key]
+    def get(
+        self, node: Node, values: Sequence[Any], key: Any, make: Callable[[], Any], arguments: Sequence[str]
+    ) -> Any:
+        """The value kept for a node under `key`, made if there is none or a weight behind the arguments has changed."""
+        known = self._kept.get((node.index, key))
+        if known is None:
+            read = [ref.index for name in arguments for ref in refs_in(node.args.get(name))]
+            weights = self._weights_behind(read)
+            known = self._kept[node.index, key] = (None if weights is None else DerivedWeights(sorted(weights)), {})
+        weights_of_node, kept = known
+        if weights_of_node is None:
+            return make()
+        if not weights_of_node.fresh(values) or not kept:
+            kept["value"] = make()
+        return kept["value"]
+
+    def _weights_behind(self, read: Sequence[int]) -> set[int] | None:
+        """The parameters and buffers that some values are computed from; None if they depend on anything else."""
+        found: set[int] = set()
+        waiting = list(read)
+        while waiting:
+            value = self._graph.values[waiting.pop()]
+            if value.kind in ("parameter", "buffer"):
+                found.add(value.index)
+            elif value.node is not None and value.node in self._fixed:
+                waiting.extend(self._graph.nodes[value.node].inputs)
+            elif value.kind != "constant":
+                return None
+        return found
 
 
 def _stamp(tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], Tensor | None]:

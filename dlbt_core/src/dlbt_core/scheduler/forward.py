@@ -273,16 +273,15 @@ def _needed_backward(plan: Plan | None) -> Iterable[int]:
     graph = plan.graph
     yield from plan.explained.values()
     for step in plan.steps:
-        takes = step.takes(plan.forms, graph)
         for output in step.node.outputs:
             if (
                 output is not None
-                and plan.forms.get(output, "multiplier") != takes
+                and plan.forms.get(output, "multiplier") != step.takes
                 and graph.values[output].is_floating
             ):
                 yield output
         for slot in step.slots:
-            if step.gives(plan.forms, graph) == "multiplier" and plan.forms.get(slot.value) == "relevance":
+            if step.gives == "multiplier" and plan.forms.get(slot.value) == "relevance":
                 yield slot.value
         yield from read_values(step)
 

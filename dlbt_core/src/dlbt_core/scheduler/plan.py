@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from dlbt_core.composites.composite import Composite
 from dlbt_core.graph.ir import Graph, Node
-from dlbt_core.rules.rule import Form, Rule
+from dlbt_core.graph.ops import packet
+from dlbt_core.rules.rule import Asked, Form, Rule
 
 __all__ = ["Plan", "Slot", "Step", "summarise"]
 
@@ -33,6 +34,8 @@ class Step:
         What runs, and who chose it.
     slots
         Where the message goes: the carrying arguments.
+    takes, gives
+        The form in which the rule gets the message here, and hands it on.
     """
 
     node: Node
@@ -40,7 +43,8 @@ class Step:
     parameters: Mapping[str, Any]
     reason: str
     slots: tuple[Slot, ...]
-    carries: frozenset[int]
+    takes: Form = "multiplier"
+    gives: Form = "multiplier"
 
     @cached_property
     def carrying_names(self) -> frozenset[str]:
@@ -50,20 +54,7 @@ class Step:
     @cached_property
     def reads(self) -> tuple[str, ...] | None:
         """What the rule needs of the forward pass."""
-        return self.rule.needs(self.parameters, self.carrying_names)
-
-    def takes(self, forms: Mapping[int, Form], graph: Graph) -> Form:
-        """The form in which the rule gets the message."""
-        if self.rule.takes != "either":
-            return self.rule.takes
-        outputs = [o for o in self.node.outputs if o is not None and (o in self.carries)]
-        if any(forms.get(o) == "relevance" or not graph.values[o].is_floating for o in outputs):
-            return "relevance"
-        return "multiplier"
-
-    def gives(self, forms: Mapping[int, Form], graph: Graph) -> Form:
-        """The form in which it hands the message on."""
-        return self.takes(forms, graph) if self.rule.gives == "either" else self.rule.gives
+        return self.rule.needs(Asked(packet(self.node.op), self.parameters, self.carrying_names, self.takes))
 
     @property
     def call(self) -> str:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dlbt_core.errors import RuleContractError
 from dlbt_core.graph.facts import Facts
-from dlbt_core.graph.ir import Graph, Ref, refs_in, substitute
+from dlbt_core.graph.ir import Graph, Node, Ref, refs_in, substitute
 from dlbt_core.graph.ops import arguments
 from dlbt_core.graph.samples import SampleAxis
-from dlbt_core.rules.context import RuleContext, multiply, stabilise
+from dlbt_core.rules.context import Books, RuleContext, multiply, stabilise
 from dlbt_core.rules.rule import Form
 from dlbt_core.scheduler.derived import RuleCache
 from dlbt_core.scheduler.forward import ForwardRun, read_values
@@ -65,7 +65,7 @@ class BackwardProgram:
     def run(
         self,
         forward: ForwardRun,
-        seeds: Mapping[int, Tensor],
+        streams: Sequence[Mapping[int, Tensor]],
         axes: Mapping[int, SampleAxis],
         samples: int,
         *,
@@ -73,67 +73,118 @@ class BackwardProgram:
         multipliers: bool = False,
         release: bool = True,
         on_step: Callable[[Step], None] | None = None,
-    ) -> Propagation:
-        """One backward pass.
+    ) -> list[Propagation]:
+        """One backward pass; what came out of each stream.
 
         Parameters
         ----------
         forward
             The forward pass it belongs to.
-        seeds
-            Value to multiplier: the derivative of the target by that output.
+        streams
+            For each stream of messages value to multiplier: the derivative of the target by that output. All streams enter
+            at the same values.
         axes, samples
             Where the samples of the batch lie, for the books.
         audit
             Whether to sum what comes in and goes out at each node.
         multipliers
-            Whether the messages of the explained inputs are wanted as multipliers, too.
+            Whether the messages of the explained inputs are wanted as multipliers, also where they arrive as relevance.
         release
             Whether forward values may be freed on the way.
         """
-        one = _Pass(self, forward, Bookkeeper(self.graph, axes, samples), audit)
-        one.messages.update((index, ("multiplier", seed)) for index, seed in seeds.items())
+        passes = [_Pass(self, forward, Bookkeeper(self.graph, axes, samples), audit) for _ in streams]
+        for one, seeds in zip(passes, streams, strict=True):
+            one.messages.update((index, ("multiplier", seed)) for index, seed in seeds.items())
         for prepared in self._steps:
-            one.step(prepared)
+            if prepared.step.rule.coupled:
+                _step_together(passes, prepared)
+            else:
+                for one in passes:
+                    one.step(prepared)
             if release:
-                one.release(prepared)
+                passes[0].release(prepared)
             if on_step is not None:
                 on_step(prepared.step)
-        return one.finish(multipliers)
+        return [one.finish(multipliers) for one in passes]
 
 
 Message = tuple[Form, Tensor]
 
 
-class _Pass:
-    """One backward pass: the messages on their way, the books, and what has come out so far."""
+def _step_together(passes: Sequence[_Pass], prepared: _Prepared) -> None:
+    """Let one node's rule hand the messages of all streams back at once."""
+    arrived = [one.arrived(prepared) for one in passes]
+    if not all(arrived):
+        return
+    messages = [one.taken(prepared, came) for one, came in zip(passes, arrived, strict=True)]
+    together = [None if parts[0] is None else torch.stack(parts) for parts in zip(*messages, strict=True)]
+    books = _BooksOfStreams([one.books for one in passes])
+    handed = passes[0].ask(prepared, together, books)
+    for stream, (one, came) in enumerate(zip(passes, arrived, strict=True)):
+        one.hand_on(prepared, came, {name: _of_stream(given, stream) for name, given in handed.items()})
 
-    def __init__(
-        self, program: BackwardProgram, forward: ForwardRun, books: Bookkeeper, audit: bool
-    ) -> None:
+
+def _of_stream(given: Any, stream: int) -> Any:
+    return [x if x is None else x[stream] for x in given] if isinstance(given, list) else given[stream]
+
+
+class _BooksOfStreams:
+    """Books an amount with a leading stream axis in the books of each stream."""
+
+    def __init__(self, books: Sequence[Bookkeeper]) -> None:
+        self._books = books
+
+    def absorb(self, node: Node, name: str, amount: Tensor, times: Tensor | None, like: int | None) -> None:
+        """See `Bookkeeper.absorb`."""
+        for books, part in zip(self._books, amount, strict=True):
+            books.absorb(node, name, part, times, like)
+
+
+class _Pass:
+    """One stream of a backward pass: the messages on their way, the books, and what has come out so far."""
+
+    def __init__(self, program: BackwardProgram, forward: ForwardRun, books: Bookkeeper, audit: bool) -> None:
         self.graph = program.graph
         self.messages: dict[int, Message] = {}
         self._program = program
         self._forward = forward
         self._values = forward.values
-        self._books = books
+        self.books = books
         self._audit = audit
         self._result = Propagation(amounts=books.amounts, unassigned=books.unassigned)
 
     def step(self, prepared: _Prepared) -> None:
         """Let one node's rule hand its message back."""
+        arrived = self.arrived(prepared)
+        if arrived:
+            handed = self.ask(prepared, self.taken(prepared, arrived), self.books)
+            self.hand_on(prepared, arrived, handed)
+
+    def arrived(self, prepared: _Prepared) -> dict[int, Message]:
+        """The messages that have come to a node's results."""
         node = prepared.step.node
         arrived = {o: self.messages.pop(o) for o in node.outputs if o is not None and o in self.messages}
-        if not arrived:
-            return
         for index in arrived.keys() & self._program.report:
             self._result.relevance[index] = self._as("relevance", arrived[index], index)
+        return arrived
+
+    def taken(self, prepared: _Prepared, arrived: Mapping[int, Message]) -> list[Tensor | None]:
+        """The same in the form that the rule takes, one for each result."""
+        self.books.allowed = prepared.step.rule.absorbs
         taken = {index: self._take(prepared, message, index) for index, message in arrived.items()}
-        message = [None if o is None else taken.get(o) for o in node.outputs]
-        self._books.allowed = prepared.step.rule.absorbs
+        return [None if o is None else taken.get(o) for o in prepared.step.node.outputs]
+
+    def ask(self, prepared: _Prepared, message: Sequence[Tensor | None], books: Books) -> Any:
+        """What the rule hands back."""
+        node = prepared.step.node
         pullback = self._forward.pullbacks.get(node.index)
-        ctx = prepared.context(self._values, pullback, self._books, self._program.rule_cache)
-        handed = prepared.step.rule.function(ctx, message if node.many else message[0], **prepared.step.parameters)
+        ctx = prepared.context(self._values, pullback, books, self._program.rule_cache)
+        given = message if node.many else message[0]
+        return prepared.step.rule.function(ctx, given, **prepared.step.parameters)
+
+    def hand_on(self, prepared: _Prepared, arrived: Mapping[int, Message], handed: Any) -> None:
+        """Check what a rule hands back, and send it on."""
+        node = prepared.step.node
         sent = [(slot.value, (prepared.gives, part)) for slot, part in prepared.distribute(handed) if part is not None]
         for index, (_, part) in sent:
             prepared.check(index, part, self.graph)
@@ -147,7 +198,7 @@ class _Pass:
         tensor = self._as(prepared.takes, message, index)
         if message[0] == "relevance" and prepared.takes == "multiplier" and self.graph.values[index].is_floating:
             lost = TO_MULTIPLIER_EPSILON / (self._values[index].abs() + TO_MULTIPLIER_EPSILON)
-            self._books.absorb_anyway(prepared.step.node, "epsilon", message[1] * lost, index)
+            self.books.absorb_anyway(prepared.step.node, "epsilon", message[1] * lost, index)
         return tensor
 
     def _send(self, index: int, message: Message) -> None:
@@ -183,7 +234,7 @@ class _Pass:
         form, tensor = message
         if form == "multiplier" and self.graph.values[index].is_floating:
             tensor = multiply(self._values[index], tensor)
-        return self._books.total(tensor, None, self._books.axes.get(index)).double()
+        return self.books.total(tensor, None, self.books.axes.get(index)).double()
 
     def release(self, prepared: _Prepared) -> None:
         """Free what nobody will read any more."""
@@ -195,7 +246,7 @@ class _Pass:
         """What has arrived at the explained inputs."""
         for index in self.messages.keys() & self._program.report:
             self._result.relevance[index] = self._as("relevance", self.messages[index], index)
-            if multipliers:
+            if multipliers or self.messages[index][0] == "multiplier":
                 self._result.multipliers[index] = self._as("multiplier", self.messages[index], index)
         return self._result
 
@@ -239,8 +290,8 @@ class _Prepared:
     def __init__(self, step: Step, plan: Plan, facts: Facts) -> None:
         graph = plan.graph
         self.step = step
-        self.takes = step.takes(plan.forms, graph)
-        self.gives = step.gives(plan.forms, graph)
+        self.takes = step.takes
+        self.gives = step.gives
         self.available = frozenset(read_values(step)) | {
             ref for ref in step.node.inputs if graph.values[ref].kind != "result"
         }
@@ -255,7 +306,7 @@ class _Prepared:
             if o is not None and o not in plan.explained.values() and o not in graph.outputs.values()
         )
 
-    def context(self, values: list[Any], pullback: Any, books: Bookkeeper, cache: RuleCache) -> RuleContext:
+    def context(self, values: list[Any], pullback: Any, books: Books, cache: RuleCache) -> RuleContext:
         step = self.step
         node = step.node
         args = _Arguments(self, values)

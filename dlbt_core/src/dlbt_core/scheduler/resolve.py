@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +57,7 @@ class Resolver:
         """A variant that no op has is a typing error, even if its selection fits nothing."""
         for layer in self.layers:
             for select, use in layer.choices:
-                if not use.holds_constant and not self.registry.any_offers(use.variant):
+                if not (use.holds_constant or select.has == use.variant or self.registry.any_offers(use.variant)):
                     raise UnknownVariantError(
                         f"no op has a variant {use.variant!r} (asked by {layer.name}: {select}).\n"
                         f"  Known variants: {', '.join(self.registry.variant_names())}"
@@ -88,7 +88,7 @@ class Resolver:
         if not path and not values & set(outputs):
             raise InputError(self._nothing_arrives(explained, outputs))
         reasons = self._choose(path)
-        steps = self._steps(path, carries, reasons, help_missing)
+        steps, forms = _with_forms(self.graph, self._steps(path, carries, reasons, help_missing), carries)
         used = {why for _, why in reasons.values()} | set(held.values())
         unused = tuple(
             f"{layer.name}: {select} -> {use}"
@@ -103,7 +103,7 @@ class Resolver:
             outputs=outputs,
             steps=steps,
             held=MappingProxyType({self.graph.nodes[i].name: why for i, why in held.items()}),
-            forms=MappingProxyType(_forms(self.graph, steps)),
+            forms=MappingProxyType(forms),
             unused=unused,
         )
 
@@ -157,8 +157,13 @@ class Resolver:
             if rule is None:
                 missing.append(node)
                 continue
+            if rule.coupled and not self.composite.streams:
+                raise UnknownVariantError(
+                    f"{rule.id} couples two streams of relevance, and composite {self.composite.name!r} has one.\n"
+                    f"  fix  Composite(..., streams=('for', 'against')), or composite='dlb_contrastive'."
+                )
             slots = tuple(slot for slot in _slots(node) if self._receives(node, slot, carries))
-            steps.append(Step(node, rule, rule.complete(given), why, slots, carries))
+            steps.append(Step(node, rule, rule.complete(given), why, slots))
         if missing:
             raise NoRuleError(_describe_missing(missing, help_missing))
         return tuple(steps)
@@ -198,17 +203,29 @@ def _slots(node: Node) -> Iterable[Slot]:
                     yield Slot(name, item, entry.index)
 
 
-def _forms(graph: Graph, steps: Sequence[Step]) -> dict[int, Form]:
-    """The form in which the message of each value arrives: relevance if any of its parts does."""
+def _with_forms(
+    graph: Graph, steps: Sequence[Step], carries: frozenset[int]
+) -> tuple[tuple[Step, ...], dict[int, Form]]:
+    """The steps with the forms in which they take and give the message; and the form in which it arrives at each value.
+
+    A message arrives as relevance if any of its parts does.
+    """
     forms: dict[int, Form] = {}
+    found: list[Step] = []
     for step in reversed(steps):
-        gives: Form = step.gives(forms, graph)
+        takes, gives = step.rule.takes, step.rule.gives
+        if takes == "either":
+            outputs = [o for o in step.node.outputs if o is not None and o in carries]
+            known = any(forms.get(o) == "relevance" or not graph.values[o].is_floating for o in outputs)
+            takes = "relevance" if known else "multiplier"
+        gives = takes if gives == "either" else gives
         for slot in step.slots:
             if gives == "relevance" or not graph.values[slot.value].is_floating:
                 forms[slot.value] = "relevance"
             else:
                 forms.setdefault(slot.value, "multiplier")
-    return forms
+        found.append(replace(step, takes=takes, gives=gives))
+    return tuple(reversed(found)), forms
 
 
 def _describe_missing(nodes: Sequence[Node], help_missing: Missing) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dlbt_core.rules.builtin.product import Product
+from dlbt_core.rules.builtin.seed import declare_seed, declare_seed_sums
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
@@ -20,7 +22,7 @@ def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
     @add.rule(*_SUMS, *_SCATTERED_SUMS, variant="epsilon", absorbs=("constant", "epsilon"), default=True,
-              reads=lambda p, c: ("pullback", "constants", *(("output",) if p["epsilon"] else ())))  # fmt: skip
+              reads=lambda asked: ("pullback", "constants", *(("output",) if asked.parameters["epsilon"] else ())))  # fmt: skip
     def sum_epsilon(ctx: RuleContext, m: Any, *, epsilon: float = 0.0) -> dict[str, Any]:
         """R_a = a / (a + b + eps sgn(a + b)) R.  Bach et al. 2015, eq. 58, with weights 1; a constant takes its part."""
         m = ctx.damp(m, epsilon)
@@ -57,6 +59,9 @@ def declare(add: RuleSet) -> None:
         for name in ctx.constants():
             ctx.absorb("constant", m * wins[name] / several, ctx.args[name].expand(m.shape))
         return {name: (m * wins[name] / several).sum_to_size(ctx.shape(name)) for name in sorted(ctx.carries)}
+
+    declare_seed_sums(add, _SUMS)
+    declare_seed(add, {name: Product(("self",)) for name in ("aten.sum", "aten.mean")})
 
 
 def _adjoint(ctx: RuleContext, m: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext, stabilise
-from dlbt_core.rules.rule import RuleSet
+from dlbt_core.rules.rule import Asked, RuleSet
 
 __all__ = ["declare"]
 
@@ -24,13 +24,18 @@ def _norm_degree(ctx: RuleContext) -> float:
 
 
 HOMOGENEOUS: Mapping[str, Degree] = {
-    **{f"aten.{name}": lambda ctx: 1.0 for name in ("relu", "leaky_relu", "rrelu", "abs", "absolute", "std")},
+    **{f"aten.{name}": lambda ctx: 1.0 for name in ("relu", "leaky_relu", "rrelu", "abs", "absolute")},
     "aten.square": lambda ctx: 2.0,
+}
+"""Functions of one number with f(tx) = t^k f(x) for t > 0, by degree k. By Euler's theorem x f'(x) = k f(x)."""
+
+NORMS: Mapping[str, Degree] = {
+    "aten.std": lambda ctx: 1.0,
     "aten.var": lambda ctx: 2.0,
     "aten.linalg_vector_norm": _norm_degree,
     "aten.norm": _norm_degree,
 }
-"""Functions with f(tx) = t^k f(x) for t > 0, by degree k. By Euler's theorem x f'(x) = k f(x)."""
+"""The same, of many numbers."""
 
 POWERS: Mapping[str, Degree] = {
     "aten.sqrt": lambda ctx: 0.5,
@@ -102,21 +107,37 @@ OFFSET = tuple(
 """Functions that are not 0 at 0, or may not be: f(x) / x is stabilised."""
 
 
+def _unless_relevance(*names: str) -> Callable[[Asked], tuple[str, ...]]:
+    """What a rule reads of the forward pass; nothing for relevance, which passes unchanged."""
+    return lambda asked: () if asked.form == "relevance" else names
+
+
 def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
-    @add.rule(*HOMOGENEOUS, variant="identity", absorbs=("stopped",), default=True, reads=("pullback", "output"))
+    @add.rule(*HOMOGENEOUS, variant="identity", takes="either", default=True, reads=_unless_relevance("pullback"))
     def homogeneous(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = R (elementwise), R_i = x_i f'_i / k f R (a norm): the gradient over the degree k of homogeneity."""
+        """R_i = R_i: on multipliers the gradient over the degree k of homogeneity.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        if ctx.form == "relevance":
+            return _to_argument(ctx, m)
         degree = HOMOGENEOUS[ctx.packet](ctx)
+        return {name: given if degree == 1 else given / degree for name, given in ctx.vjp(m).items()}
+
+    @add.rule(*NORMS, variant="identity", absorbs=("stopped",), default=True, reads=("pullback", "output"))
+    def norm(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = x_i f'_i / k f R: the gradient over the degree k of homogeneity, whose shares sum to 1 by Euler's theorem."""
+        degree = NORMS[ctx.packet](ctx)
         if degree == 0:
             ctx.absorb("stopped", m, ctx.output)
             return {}
         return {name: given if degree == 1 else given / degree for name, given in ctx.vjp(m).items()}
 
-    @add.rule(*POWERS, variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output"))
+    @add.rule(*POWERS, variant="identity", takes="either", absorbs=("epsilon",), default=True,
+              reads=_unless_relevance("carrying", "output"))  # fmt: skip
     def power(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_i = R_i: m_in = m x^(k - 1), and 0 at x = 0.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        if ctx.form == "relevance":
+            return _to_argument(ctx, m)
         x, y = _x(ctx), ctx.output
         zero = x == 0
         if POWERS[_key(ctx, POWERS)](ctx) == 0:
@@ -124,10 +145,12 @@ def declare(add: RuleSet) -> None:
         slope = torch.where(zero, torch.zeros_like(y), y / torch.where(zero, torch.ones_like(x), x))
         return _to_argument(ctx, m * slope)
 
-    @add.rule(*HOMOGENEOUS, *POWERS, variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "output"))
+    @add.rule(
+        *HOMOGENEOUS, *NORMS, *POWERS, variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "output")
+    )
     def homogeneous_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_in = m f'(x): the op's gradient, which hands on k times what it got."""
-        table = HOMOGENEOUS if ctx.packet in HOMOGENEOUS else POWERS
+        table: Mapping[str, Degree] = next(t for t in (HOMOGENEOUS, NORMS, POWERS) if _key(ctx, t) in t)
         degree = table[_key(ctx, table)](ctx)
         if degree != 1:
             ctx.absorb("nonlinearity", m * (1 - degree), ctx.output)
@@ -155,26 +178,36 @@ def declare(add: RuleSet) -> None:
             ctx.absorb_offset("constant", m)
         return ctx.vjp(m)
 
-    @add.rule(*CLOSED, variant="identity", default=True, reads=("carrying",))
+    @add.rule(*CLOSED, variant="identity", takes="either", default=True, reads=_unless_relevance("carrying"))
     def identity_closed(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_i = R_i: m_in = m f(x) / x in closed form.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        if ctx.form == "relevance":
+            return _to_argument(ctx, m)
         return _to_argument(ctx, m * CLOSED[ctx.packet](ctx))
 
-    @add.rule(*VANISHING, variant="identity", default=True, reads=("carrying", "output"))
+    @add.rule(*VANISHING, variant="identity", takes="either", default=True,
+              reads=_unless_relevance("carrying", "output"))  # fmt: skip
     def identity_vanishing(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_i = R_i: m_in = m f(x) / x, and m f'(0) at x = 0.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
+        if ctx.form == "relevance":
+            return _to_argument(ctx, m)
         x, at_zero = _x(ctx), VANISHING[ctx.packet](ctx)
         slope = torch.where(x == 0, at_zero, ctx.output / torch.where(x == 0, torch.ones_like(x), x))
         return _to_argument(ctx, m * slope)
 
-    @add.rule(*OFFSET, variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output"))
+    @add.rule(*OFFSET, variant="identity", takes="either", absorbs=("epsilon",), default=True,
+              reads=_unless_relevance("carrying", "output"))  # fmt: skip
     def identity_stabilised(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
-        """R_i = x_i / (x_i + eps sgn x_i) R_i, for functions that are not 0 at 0.  Achtibat et al. 2024, eq. 9."""
+        """R_i = R_i; on multipliers x_i / (x_i + eps sgn x_i) R_i, for functions not 0 at 0.  Achtibat et al. 2024, eq. 9."""
+        if ctx.form == "relevance":
+            return _to_argument(ctx, m)
         x = _x(ctx)
         ctx.absorb("epsilon", m * (epsilon / (x.abs() + epsilon)), ctx.output)
         return _to_argument(ctx, m * ctx.output / stabilise(x, epsilon))
 
-    @add.rule("aten.pow.Tensor_Tensor", variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output"))
+    @add.rule(
+        "aten.pow.Tensor_Tensor", variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output")
+    )
     def power_of_tensors(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
         """R_i = R / n for base and exponent, as many as carry; each x by x / (x + eps sgn x).  Achtibat et al. 2024, eq. 7."""
         share = m * ctx.output / len(ctx.carries)
@@ -192,6 +225,27 @@ def declare(add: RuleSet) -> None:
         handed = ctx.vjp(m)
         ctx.absorb_rest("nonlinearity", m, handed)
         return handed
+
+    @add.rule("aten.relu", variant="guided_backprop", linear=False, absorbs=("clipped",), reads=("carrying", "output"))
+    def guided_backprop(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_in = m where x > 0 and m > 0, else 0.  Springenberg et al. 2015, sec. 3.4."""
+        ctx.absorb("clipped", m.clamp(max=0), ctx.output)
+        return {"self": torch.where(ctx.args["self"] > 0, m.clamp(min=0), torch.zeros_like(m))}
+
+    @add.rule("aten.relu", variant="deconvnet", linear=False, absorbs=("clipped",), reads=("carrying", "output"))
+    def deconvnet(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """m_in = m where m > 0, else 0, whatever x was.  Zeiler & Fergus 2014, sec. 2.1."""
+        handed = m.clamp(min=0)
+        ctx.absorb("clipped", ctx.output * m - ctx.args["self"] * handed)
+        return {"self": handed}
+
+    @add.rule("aten.relu", variant="beta_smooth", absorbs=("smoothing",), reads=("carrying", "output"))
+    def beta_smooth(ctx: RuleContext, m: Tensor, *, beta: float = 10.0) -> dict[str, Any]:
+        """m_in = m sigmoid(beta x): the gradient of a softplus in place of the ReLU.  Dombrowski et al. 2019, sec. 3.1."""
+        x = ctx.args["self"]
+        slope = torch.sigmoid(beta * x)
+        ctx.absorb("smoothing", m, ctx.output - x * slope)
+        return {"self": m * slope}
 
 
 def _key(ctx: RuleContext, table: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ def dlbt_plugin_info() -> PluginInfo:
 @hookimpl
 def dlbt_register_rules(add: RuleSet) -> None:
     """Declare the rules."""
-    from dlbt_core.rules.builtin import arithmetic, elementwise, linear, structural
+    from dlbt_core.rules.builtin import arithmetic, elementwise, linear, products, structural
 
-    for module in (structural, elementwise, arithmetic, linear):
+    for module in (structural, elementwise, arithmetic, linear, products):
         module.declare(add)
 
 
@@ -34,6 +34,7 @@ def dlbt_graph_passes() -> list[GraphPass]:
 @hookimpl
 def dlbt_register_composites(add: object) -> None:
     """Declare the named composites."""
-    from dlbt_core.composites import presets
+    from dlbt_core.composites import presets, published
 
-    presets.declare(add)  # type: ignore[arg-type]
+    for module in (presets, published):
+        module.declare(add)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlbt_core.graph.ops import COPIES
+from dlbt_core.graph.ops import COPIES, COPIES_OF_PIXELS
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
-__all__ = ["declare"]
+__all__ = ["declare", "declare_copies"]
 
 _OWN = frozenset({"aten.detach", "aten.copy", "aten.as_strided_scatter"})
 _WITH_CONSTANTS = frozenset(
@@ -21,19 +22,24 @@ _WITH_CONSTANTS = frozenset(
         "select_scatter diagonal_scatter index_put index_copy index_fill scatter masked_scatter constant_pad_nd pad"
     ).split()
 )
-_WITH_ZEROS = frozenset({"aten.tril", "aten.triu"})
+_WITH_ZEROS = frozenset({"aten.tril", "aten.triu", "aten.im2col"})
 
 
-def declare(add: RuleSet) -> None:
-    """Declare the rules of this module."""
+def declare_copies(add: RuleSet, ops: Iterable[str]) -> None:
+    """Declare the one rule of copying ops."""
 
-    @add.rule(*sorted(COPIES - _OWN), variant="gradient", takes="either", absorbs=("constant",), default=True,
+    @add.rule(*sorted(ops), variant="gradient", takes="either", absorbs=("constant",), default=True,
               reads=("pullback", "constants"))  # fmt: skip
     def copied(ctx: RuleContext, m: Any) -> dict[str, Any]:
         """R_i = sum of R_j over the copies j of i: the adjoint of a copy. Exact in both forms of the message."""
         if ctx.packet in _WITH_CONSTANTS or (ctx.packet in _WITH_ZEROS and ctx.form == "relevance"):
             ctx.absorb_offset("constant", m)
         return ctx.vjp(m)
+
+
+def declare(add: RuleSet) -> None:
+    """Declare the rules of this module."""
+    declare_copies(add, COPIES - COPIES_OF_PIXELS - _OWN)
 
     @add.rule("aten.detach", variant="identity", takes="either", default=True, reads=())
     def detached(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
