@@ -33,6 +33,10 @@ def _pair(linear: nn.Module, norm: nn.Module) -> nn.Module:
     return nn.Sequential(linear, _trained(norm), nn.ReLU()).eval()
 
 
+def _ahead(norm: nn.Module, linear: nn.Module) -> nn.Module:
+    return nn.Sequential(_trained(norm), linear, nn.ReLU()).eval()
+
+
 def _run(found: Capture, graph: Graph, x: Tensor) -> Tensor:
     (path,) = graph.inputs
     return ForwardProgram(graph).run({path: x}, found.state).values[next(iter(graph.outputs.values()))]
@@ -57,6 +61,13 @@ FOLDED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv_transpose1d": (lambda: _pair(nn.ConvTranspose1d(4, 6, 3), nn.BatchNorm1d(6)), (2, 4, 7)),
     "conv_transpose2d": (lambda: _pair(nn.ConvTranspose2d(4, 6, 3, stride=2), nn.BatchNorm2d(6)), (2, 4, 5, 5)),
     "conv_transpose3d": (lambda: _pair(nn.ConvTranspose3d(2, 3, 2, bias=False), nn.BatchNorm3d(3)), (2, 2, 4, 4, 4)),
+    "ahead_conv2d": (lambda: _ahead(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, stride=2)), (2, 4, 8, 8)),
+    "ahead_conv2d_groups": (lambda: _ahead(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2, bias=False)), (2, 4, 8, 8)),
+    "ahead_conv1d_valid": (
+        lambda: _ahead(nn.BatchNorm1d(4, affine=False), nn.Conv1d(4, 6, 3, padding="valid")),
+        (2, 4, 9),
+    ),
+    "ahead_linear": (lambda: _ahead(nn.BatchNorm1d(8), nn.Linear(8, 6)), (5, 8)),
     "linear": (lambda: _pair(nn.Linear(8, 6), nn.BatchNorm1d(6)), (5, 8)),
     "linear_no_bias": (lambda: _pair(nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6)), (5, 8)),
 }
@@ -123,7 +134,7 @@ KEPT: dict[str, Callable[[Any, Tensor], Any]] = {
     "returned": _returned,
     "training_form": _training_form,
     "not_directly_behind": lambda self, x: self.norm(torch.relu(self.conv(x))),
-    "in_front": lambda self, x: self.conv(self.norm(x)),
+    "in_front_of_zero_padding": lambda self, x: nn.functional.conv2d(self.norm(x), self.conv.weight, padding=1),
     "weight_made_of_the_input": lambda self, x: self.norm(nn.functional.conv2d(x, self.conv.weight * x.mean())),
 }
 

@@ -33,7 +33,8 @@ class GraphWriter:
 
     def copy(self, node: Node, **changed: Any) -> None:
         """Write an old node, with some arguments changed (given as new references)."""
-        args = {name: substitute(arg, lambda ref: Ref(self._new[ref.index])) for name, arg in node.args.items()}
+        kept = {name: arg for name, arg in node.args.items() if name not in changed}
+        args = {name: substitute(arg, lambda ref: Ref(self._new[ref.index])) for name, arg in kept.items()}
         index, name = len(self._nodes), self._namer(node.op)
         outputs: list[int | None] = []
         for output in node.outputs:
@@ -43,8 +44,8 @@ class GraphWriter:
             old = self.old.values[output]
             self._new[output] = self._add_value(replace(old, index=len(self._values), node=index))
             outputs.append(self._new[output])
-        kept = MappingProxyType({**args, **changed})
-        self._nodes.append(replace(node, index=index, name=name, args=kept, outputs=tuple(outputs)))
+        given = MappingProxyType({**args, **changed})
+        self._nodes.append(replace(node, index=index, name=name, args=given, outputs=tuple(outputs)))
 
     def emit(
         self, op: str, args: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, site: Site

@@ -5,7 +5,17 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-__all__ = ["COPIES", "ELEMENTWISE", "VALUE_FREE", "Argument", "arguments", "packet", "resolve_op", "returns_many"]
+__all__ = [
+    "COPIES",
+    "COPIES_OF_PIXELS",
+    "ELEMENTWISE",
+    "VALUE_FREE",
+    "Argument",
+    "arguments",
+    "packet",
+    "resolve_op",
+    "returns_many",
+]
 
 
 class Argument(NamedTuple):
@@ -54,7 +64,15 @@ def _aten(names: str) -> frozenset[str]:
     return frozenset(f"aten.{name}" for name in names.split())
 
 
-COPIES = _aten(
+COPIES_OF_PIXELS = _aten(
+    """pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"""
+)
+"""Copies that only images and the like know, with their spatial dimensions."""
+
+COPIES = COPIES_OF_PIXELS | _aten(
     """view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as reshape_as
     transpose swapaxes swapdims t numpy_T permute movedim moveaxis adjoint mT mH matrix_H
     expand expand_as broadcast_to broadcast_tensors repeat tile repeat_interleave

@@ -152,6 +152,10 @@ def _select_rows(node: Node, before: tuple[int, ...], axis: SampleAxis, after: t
     return None if axis.axis == 0 else _stay(node, before, axis, after, samples)
 
 
+def _lost(_node: Node, _before: tuple[int, ...], _axis: SampleAxis, _after: tuple[int, ...], _samples: int) -> None:
+    """Regions of any image, in any order: their number may be that of the samples by chance."""
+
+
 def _recurrent_state(
     _node: Node, _before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int
 ) -> Any:
@@ -175,4 +179,4 @@ _FOLLOW = _table(
         "expand broadcast_to expand_as": _expand,
         "index": _select_rows,
     }
-)
+) | dict.fromkeys((f"torchvision.{name}" for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")), _lost)
