@@ -83,6 +83,28 @@ def prod_gradient(case: Case, arriving: Arriving, dims: tuple[int, ...]) -> Hand
     return Handed([handed.reshape(x.shape)], {"nonlinearity": (1.0 - rows.shape[1]) * arriving.R[0]})
 
 
+def guided_backprop(case: Case, arriving: Arriving) -> Handed:
+    """m_i = m_j where x > 0 and m > 0, else 0.  Springenberg et al. 2015, sec. 3.4."""
+    (x,), (m,) = case.arguments, arriving.m
+    return _rest_to("clipped", arriving, x * choose((x > 0) & (m > 0), m, 0.0))
+
+
+def deconvnet(case: Case, arriving: Arriving) -> Handed:
+    """m_i = max(m_j, 0), whatever x.  Zeiler & Fergus 2014, sec. 2.1."""
+    (x,), (m,) = case.arguments, arriving.m
+    return _rest_to("clipped", arriving, x * choose(m > 0, m, 0.0))
+
+
+def beta_smooth(case: Case, arriving: Arriving, beta: float = 10.0) -> Handed:
+    """m_i = m_j d/dx log(1 + exp(beta x)) / beta = m_j sigmoid(beta x).  Dombrowski et al. 2019, sec. 3.1."""
+    (x,), (m,) = case.arguments, arriving.m
+    return _rest_to("smoothing", arriving, x * sigmoid(beta * x) * m)
+
+
+def _rest_to(name: str, arriving: Arriving, given: Tensor) -> Handed:
+    return Handed([given], {name: arriving.R[0] - given})
+
+
 # -- derivatives --------------------------------------------------------------------------------------------------------
 
 

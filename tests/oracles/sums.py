@@ -129,3 +129,12 @@ def elementwise_sum(
     if epsilon:
         absorbed["epsilon"] = quotient * (stabilised(z, epsilon) - z)
     return Handed(case.per_input(parts), absorbed)
+
+
+def all_to_one(case: Case, arriving: Arriving, *, signal: int) -> Handed:
+    """R_signal = R, nothing to the other factor: Arras et al. 2017, sec. 2.2. A factor that carries alone gets it anyway."""
+    (R,) = arriving.R
+    slots = case.arguments
+    chosen = signal if len(slots) > 1 else 0
+    parts = [summed_to(R if k == chosen else torch.zeros_like(R), x.shape) for k, x in enumerate(slots)]
+    return Handed(case.per_input(parts))

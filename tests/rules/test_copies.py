@@ -6,6 +6,7 @@ import pytest
 
 import dlbt_core as dlbt
 from dlbt_core.graph.ops import COPIES
+from oracles.cases import resampling
 from oracles.cases.copies import CHECKS
 from oracles.harness import Check, assert_books, assert_near, check_rule, source
 
@@ -16,7 +17,7 @@ def test_copies_of_multipliers(check: Check) -> None:
 
 
 def test_every_copying_op_has_a_case() -> None:
-    assert {check.case.op for check in CHECKS} == COPIES - {"aten.detach"}  # which has rules of its own
+    assert {check.case.op for check in (*CHECKS, *resampling.COPIED)} == COPIES - {"aten.detach"}  # which has rules of its own
 
 
 def test_function_of_results_that_share_memory() -> None:

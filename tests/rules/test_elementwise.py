@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional as F
 
 import dlbt_core as dlbt
+from dlbt_core.plugins.loader import default_plugins
 from oracles.cases.elementwise import ABSENT, AT_ZERO, CHECKS
 from oracles.harness import Case, Check, assert_books, assert_near, check_rule, run
+from oracles.probe import plugins_with_probe, probe
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -115,3 +117,20 @@ def test_the_default_dtype_does_not_matter() -> None:
     finally:
         torch.set_default_dtype(before)
     assert torch.equal(*found)
+
+
+EITHER = {str(rule.op) for rule in default_plugins().registry if rule.variant == "identity" and rule.takes == "either"}
+IDENTITIES = {c.case.op: c.case for c in reversed(CHECKS) if c.variant == "identity" and c.case.op in EITHER}
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Any:
+    return plugins_with_probe()
+
+
+@pytest.mark.parametrize("case", IDENTITIES.values(), ids=IDENTITIES)
+def test_relevance_passes_unchanged(case: Case, plugins: Any) -> None:
+    """R_in = R_out (Achtibat et al. 2024, eq. 9) to the last bit, whatever x and f(x) are, if relevance is what arrives."""
+    explanation, (R,) = probe(case, "identity", plugins)
+    assert torch.equal(explanation.inputs["a"], R)
+    assert_books(explanation, case.op)

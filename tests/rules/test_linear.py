@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 import dlbt_core as dlbt
+from dlbt_core.errors import DlbtError, UnknownParameterError
+from dlbt_core.plugins.loader import Plugins
+from oracles.cases.family import ORACLES
 from oracles.cases.linear import CHECKS
-from oracles.harness import Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Arriving, Case, Check, amounts, assert_books, assert_near, check_rule, relevances, source
+from oracles.probe import plugins_with_probe, probe
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -29,3 +35,93 @@ def test_inputs_that_are_all_zero(epsilon: float) -> None:
         )
         assert_near(explanation.inputs["a"][1], torch.zeros(4, dtype=torch.float64), 1.0, "zeros")
         assert_books(explanation, bias)
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return plugins_with_probe()
+
+
+@pytest.mark.parametrize("variant", [name for name in ORACLES if name not in ("epsilon", "norm")])
+def test_any_relevance_at_outputs_that_are_zero(variant: str, plugins: Plugins) -> None:
+    """From a layer above that takes relevance more may arrive at a unit than its z: also where z is 0."""
+    x = torch.tensor([[1.0, -1.0, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    w = torch.tensor([[1.0, 0.5, 0.0, -1.0], [1.0, -0.5, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
+    case = Case("aten.mm", "zeros", torch.mm, (x,), (w,))
+    assert int((case.outputs()[0] == 0).sum()) == 7
+    explanation, R = probe(case, variant, plugins)
+    expected = ORACLES[variant](case, Arriving([], R, case.outputs()))
+    assert_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, variant, tolerance=1e-8)
+    found = amounts(explanation, batched=False)
+    for name, amount in expected.absorbed.items():
+        assert_near(found.get(name, torch.zeros(()).double()), amount.sum(), 1.0, f"{variant}: {name}", tolerance=1e-8)
+    assert_books(explanation, variant)
+
+
+@pytest.mark.parametrize(
+    ("op", "fn", "shape"),
+    [("linear", lambda x, w: F.linear(x, w), (2, 4)), ("mv", lambda x, w: w.mv(x), (4,))],
+)
+def test_pass_needs_an_output_of_the_inputs_shape(op: str, fn: Any, shape: tuple[int, ...]) -> None:
+    x, w = source(51)(*shape), source(52)(3, 4)
+    rules = [(dlbt.Select(op=f"aten.{op}"), dlbt.Use("pass"))]
+    with pytest.raises(DlbtError, match="shape"):
+        dlbt.explain(
+            lambda a: fn(a, w).sum(), x, rules=rules, composite="attnlrp", target=dlbt.target.function(lambda z: z)
+        )
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(2.0, 0.5), (1.0, 1.0), (0.5, -0.5)])
+def test_alpha_and_beta_must_conserve(alpha: float, beta: float) -> None:
+    rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("alpha_beta", alpha=alpha, beta=beta))]
+    x, w = source(53)(2, 4), source(54)(3, 4)
+    with pytest.raises(UnknownParameterError, match="alpha - beta must be 1"):
+        dlbt.explain(lambda a: F.linear(a, w), x, rules=rules, composite="attnlrp")
+
+
+SIGNED = ["zplus", "alpha_beta", "gamma", "flat", "w_square", "zbox", "dlb_default"]
+
+
+@pytest.mark.parametrize("variant", [*SIGNED, "epsilon", "norm", "pass"])
+def test_books_close_where_only_the_bias_carries(variant: str) -> None:
+    rand = source(55)
+    x, w = rand(2, 3), rand(3, 3)
+    explanation = dlbt.explain(
+        lambda c: F.linear(x, w, c), rand(3), target=dlbt.target.function(lambda z: (z * x).sum()), composite="attnlrp",
+        rules=[(dlbt.Select(op="aten.linear"), dlbt.Use(variant))], layers="none", audit=True,
+    )  # fmt: skip
+    assert_books(explanation, variant)
+
+
+class _Scaled(torch.nn.Module):
+    """One weight, used twice on different scales."""
+
+    def __init__(self, scales: tuple[float, ...]) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(source(56)(4, 3))
+        self.bias = torch.nn.Parameter(source(57)(3))
+        self.scales = scales
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.addmm(self.bias, x, self.weight, alpha=a) for a in self.scales], 1).sum(1)
+
+
+@pytest.mark.parametrize("variant", SIGNED)
+def test_what_is_made_of_weights_is_not_mixed_up(variant: str) -> None:
+    """Derived weights are kept from call to call: for each op its own, and made anew when the parameter changes."""
+    x, mask = source(58)(2, 4), source(59)(2, 3)
+    rules = [(dlbt.Select(op="aten.addmm"), dlbt.Use(variant))]
+
+    def explainer(*scales: float) -> Any:
+        return dlbt.Explainer(_Scaled(scales), composite="attnlrp", rules=rules, layers="none")
+
+    target = dlbt.target.logits(mask)
+    both = explainer(1.0, -2.0)
+    for _ in range(2):
+        parts = [explainer(1.0), explainer(-2.0)]
+        for part in parts:
+            part.model.load_state_dict(both.model.state_dict())
+        want = sum(part(x, target=target).inputs["x"] for part in parts)
+        assert_near(both(x, target=target).inputs["x"], want, 1.0, variant)
+        with torch.no_grad():
+            both.model.weight.mul_(-1.0).add_(0.25)

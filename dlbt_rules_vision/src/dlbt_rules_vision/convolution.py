@@ -38,7 +38,7 @@ def _scaled(ctx: RuleContext, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 FAMILY: Mapping[str, Product] = {
     **{f"aten.conv{n}d": Product(("input", "weight"), "bias", -n - 1) for n in (1, 2, 3)},
     **{f"aten.conv_transpose{n}d": Product(("input", "weight"), "bias", -n - 1) for n in (1, 2, 3)},
-    "aten.batch_norm": Product(("input",), _shift, weights=lambda ctx: (_scale(ctx),), apply=_scaled),
+    "aten.batch_norm": Product(("input",), _shift, 1, weights=lambda ctx: (_scale(ctx),), apply=_scaled),
 }
 """Ops of the linear family in this package."""
 

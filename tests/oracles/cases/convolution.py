@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.nn import functional as F
 
+from oracles.cases.family import FEW, MANY, passing, variants_of
 from oracles.cases.linear import checks_of
 from oracles.harness import Case, Check, source
 
@@ -13,12 +14,14 @@ __all__ = ["CHECKS"]
 
 rand = source(2)
 
-CONV = (
+Options = tuple[dict[str, Any], ...]
+
+CONV: Options = (
     {}, {"bias": False}, {"stride": 2}, {"padding": 1}, {"padding": "same"}, {"padding": "valid"}, {"dilation": 2},
     {"groups": 2}, {"groups": 4, "depthwise": True}, {"stride": 2, "padding": 1, "dilation": 2, "groups": 2},
     {"padding": "same", "dilation": 2, "bias": False}, {"unbatched": True, "padding": 1}, {"carrying": True, "padding": 1},
 )  # fmt: skip
-TRANSPOSED = (
+TRANSPOSED: Options = (
     {}, {"bias": False}, {"stride": 2}, {"stride": 2, "padding": 1, "output_padding": 1}, {"dilation": 2},
     {"groups": 2}, {"groups": 4, "depthwise": True}, {"unbatched": True, "stride": 2}, {"carrying": True, "stride": 2},
 )  # fmt: skip
@@ -47,7 +50,34 @@ def _convolutions(transposed: bool) -> list[Check]:
             inputs, constants = ((x, weight), offset) if carrying else ((x,), (weight, *offset))
             fn = _with(getattr(F, op), given)
             case = Case(f"aten.{op}", name, fn, inputs, constants, batched=not unbatched and not carrying)
-            found += checks_of(case, epsilons=epsilons)
+            many = n == 2 and name in ("plain", "unbatchedTrue-padding1", "stride2-padding1-dilation2-groups2")
+            channels = ins if many and not carrying else 0
+            choices = MANY if many else FEW
+            found += checks_of(case, epsilons=epsilons, choices=choices, channel=-n - 1, channels=channels)
+    return found
+
+
+def _rectified() -> list[Check]:
+    """Inputs that are known not to be negative."""
+    found: list[Check] = []
+    for op in (F.conv2d, F.conv_transpose2d):
+        x, weight, bias = rand(2, 2, 4, 3).abs() + 0.1, rand(2, 2, 2, 2), rand(2)
+        fn = _with(op, {"padding": 1, "stride": 2})
+        case = Case(f"aten.{op.__name__}", "rectified", fn, (x,), (weight, bias), batched=True, rectified=True)
+        found += variants_of(case, FEW)
+    return found
+
+
+def _passing() -> list[Check]:
+    """Outputs shaped as the inputs."""
+    found: list[Check] = []
+    for n in (1, 2, 3):
+        for op in (f"conv{n}d", f"conv_transpose{n}d"):
+            fn = _with(getattr(F, op), {"padding": 1})
+            case = Case(
+                f"aten.{op}", "same", fn, (rand(2, 2, *SIZES[n]),), (rand(2, 2, *(3,) * n), rand(2)), batched=True
+            )
+            found += passing(case)
     return found
 
 
@@ -63,15 +93,18 @@ def _batch_norm() -> list[Check]:
             constants = (mean, var, weight, bias) if affine else (mean, var)
             name = f"{len(shape)}d{'-affine' if affine else ''}"
             case = Case("aten.batch_norm", name, _norm, (rand(*shape),), constants, batched=True)
-            found += checks_of(case)
+            # A unit with one input that is the sample's extreme has nothing to share by: 0 / 1e-6 is all rounding.
+            many = [choice for choice in MANY if choice != ("zbox", {})]
+            choices, channels = (many, 4) if len(shape) == 4 and affine else (FEW, 0)
+            found += checks_of(case, choices=choices, channel=1, channels=channels) + passing(case)
     x = rand(2, 4, 3)
     scaled = Case("aten.batch_norm", "weight-only", lambda x, m, v, w: F.batch_norm(x, m, v, w, eps=0.1), (x,),
                   (rand(4), rand(4).abs(), rand(4)), batched=True)  # fmt: skip
-    return [*found, *checks_of(scaled)]
+    return [*found, *checks_of(scaled, choices=FEW)]
 
 
 def _norm(x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None) -> Any:
     return F.batch_norm(x, mean, var, weight, bias, False, 0.1, 1e-3)
 
 
-CHECKS = [*_convolutions(False), *_convolutions(True), *_batch_norm()]
+CHECKS = [*_convolutions(False), *_convolutions(True), *_rectified(), *_passing(), *_batch_norm()]

@@ -186,7 +186,19 @@ def _checks() -> list[Check]:
         ),
         Check(one, "identity", P.identity),
     ]
-    return [*found, *_reductions(), *_powers()]
+    return [*found, *_reductions(), *_powers(), *_modified_gradients()]
+
+
+def _modified_gradients() -> list[Check]:
+    """What ReLU alone has."""
+    found: list[Check] = []
+    for k, x in enumerate((rand(2, 3, 4), EVERYWHERE, LARGE)):
+        case = Case("aten.relu", f"modified-{k}", torch.relu, (x,), batched=True)
+        found += [Check(case, "guided_backprop", P.guided_backprop), Check(case, "deconvnet", P.deconvnet)]
+        for beta in (10.0, 1.0) if k < 2 else (0.001,):
+            found.append(Check(case, "beta_smooth", partial(P.beta_smooth, beta=beta), {"beta": beta}))
+        found.append(Check(case, "beta_smooth", P.beta_smooth))
+    return found
 
 
 def _powers() -> list[Check]:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import torch
 
-from oracles.cases import attention, convolution, copies, elementwise, linear, norms, pooling, products, sums
+from oracles.cases import (
+    attention,
+    convolution,
+    copies,
+    detection,
+    elementwise,
+    group_norms,
+    linear,
+    norms,
+    pooling,
+    products,
+    resampling,
+    sums,
+)
 from oracles.harness import Arriving, Case, Check, Handed, source
 
 __all__ = ["ABSENT", "ALL", "UNBATCHED", "samples"]
 
-ABSENT = attention.ABSENT | elementwise.ABSENT
+ABSENT = attention.ABSENT | elementwise.ABSENT | resampling.ABSENT | detection.ABSENT
 """Keys of rules for ops that torch does not have: no model can run them."""
 
 UNBATCHED = frozenset(
     "aten.dot aten.outer aten.addbmm aten.trace aten.t aten.numpy_T aten.matrix_H aten.flipud aten.vstack aten.row_stack "
     "aten.as_strided aten.as_strided_scatter aten.diagonal_scatter aten.masked_select aten.masked_scatter aten.scatter "
-    "aten.gather aten.take_along_dim aten.scatter_add".split()
-)
+    "aten.gather aten.take_along_dim aten.scatter_add aten._native_batch_norm_legit.no_stats".split()
+) | (detection.UNBATCHED - detection.ABSENT)
 """Ops without a dimension for samples, or whose cases index across it."""
 
 
@@ -37,7 +50,20 @@ _STOP = [Check(_DETACH, "gradient", _stopped), Check(_DETACH, "identity", _passe
 
 ALL: list[Check] = [
     check
-    for module in (linear, convolution, products, sums, copies, elementwise, attention, norms, pooling)
+    for module in (
+        linear,
+        convolution,
+        products,
+        sums,
+        copies,
+        elementwise,
+        attention,
+        norms,
+        pooling,
+        group_norms,
+        resampling,
+        detection,
+    )
     for check in module.CHECKS
 ] + _STOP
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from oracles import norms as N
+from oracles.cases.family import passing
 from oracles.harness import Case, Check, source
 
 __all__ = ["CHECKS"]
@@ -25,6 +26,7 @@ def _checks() -> list[Check]:
         rule = N.rms_norm if op == "rms_norm" else N.layer_norm
         found.append(Check(case, "identity", partial(rule, dims=dims, eps=eps)))
         found.append(Check(case, "gradient", partial(N.norm_gradient, dims=dims, eps=eps, centred=op != "rms_norm")))
+        found.extend(passing(case))
 
     for shape, dims in (((2, 5), (1,)), ((2, 3, 4), (2,)), ((2, 3, 4), (1, 2))):
         x, inner = rand(*shape), [shape[d] for d in dims]

@@ -7,20 +7,35 @@ from typing import Any
 
 import torch
 
+from oracles.dlb import product_by_distance
 from oracles.harness import Arriving, Case, Check, Handed, source
-from oracles.sums import elementwise_product
+from oracles.sums import all_to_one, elementwise_product
 
 __all__ = ["CHECKS"]
 
 rand = source(3)
 SHAPES = (((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1, 3), (4, 1)), ((2, 3), ()), ((2, 2, 1), (2, 1, 3)))
 
+FIXED = torch.tensor([[1.0, 0.0, 1.0, 2.0], [0.5, 1.0, 1.0, -1.0]], dtype=torch.float64)
+"""Times itself backwards, with products that equal both factors, or one."""
+
 
 def _both(op: str, name: str, fn: Any, inputs: Any, constants: Any = (), inverse: Any = (), **more: Any) -> list[Check]:
     case = Case(op, name, fn, inputs, constants, **more)
-    return [
+    found = [
         Check(case, "uniform", partial(elementwise_product, inverse=inverse)),
         Check(case, "gradient", partial(elementwise_product, inverse=inverse, uniform=False)),
+    ]
+    return found + _of_products(case) if op in ("aten.mul", "aten.multiply") else found
+
+
+def _of_products(case: Case) -> list[Check]:
+    """What only products have. Of factors neither of which is a gate neither is the signal: halves."""
+    return [
+        Check(case, "signal", partial(all_to_one, signal=0), {"signal": "self"}),
+        Check(case, "signal", partial(all_to_one, signal=1), {"signal": "other"}),
+        Check(case, "signal", elementwise_product),
+        Check(case, "dlb_default", product_by_distance),
     ]
 
 
@@ -36,10 +51,14 @@ def _checks() -> list[Check]:
             found += _both(f"aten.{op}", f"both-{name}", fn, (x, y), batched=right[:1] == (2,))
         x = rand(2, 3)
         found += _both(f"aten.{op}", "itself", fn, (x,), slots=(0, 0), batched=True)
+        found += _of_products(Case(f"aten.{op}", "ones-and-zeros", fn, (FIXED, FIXED.flip(1)), batched=True))
         found += _both(f"aten.{op}", "number", lambda a, fn=fn: fn(a, -1.5), (x,), batched=True)
         found += _both(f"aten.{op}", "integers", fn, (x,), (torch.tensor([2, -1, 3]),), batched=True)
         found += _both(f"aten.{op}", "truth", fn, (x,), (torch.tensor([True, False, True]),), batched=True)
-    for op, fn in (("div", torch.div), ("divide", torch.divide), ("true_divide", torch.true_divide)):
+    quotients: tuple[tuple[str, Any], ...] = (
+        ("div", torch.div), ("divide", torch.divide), ("true_divide", torch.true_divide),
+    )  # fmt: skip
+    for op, fn in quotients:
         for left, right in SHAPES:
             name = f"{left}{right}".replace(" ", "")
             x, y = rand(*left), rand(*right) + 0.1

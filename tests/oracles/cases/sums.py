@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from oracles.cases.family import Choice, variants_of
+from oracles.dlb import sum_by_size
 from oracles.harness import Case, Check, source
 from oracles.picks import all_equal, by_index, of_two, picked
 from oracles.sums import elementwise_sum, sum_of_products
@@ -16,12 +18,18 @@ __all__ = ["CHECKS"]
 T = torch.ops.aten
 rand = source(4)
 EPSILONS = (0.0, 1e-6, 0.25)
+REDUCED: tuple[Choice, ...] = (
+    ("dlb_default", {}),
+    ("dlb_default", {"low": -0.5}),
+    ("dlb_default", {"low": -1.0, "high": 0.5}),
+)
 
 
 def _of_terms(op: str, name: str, fn: Any, inputs: Any, constants: Any, terms: Any, **more: Any) -> list[Check]:
     case = Case(op, name, fn, inputs, constants, **more)
     found = [Check(case, "epsilon", partial(elementwise_sum, terms=terms, epsilon=e), {"epsilon": e}) for e in EPSILONS]
-    return [*found, Check(case, "gradient", partial(elementwise_sum, terms=terms))]
+    found.append(Check(case, "gradient", partial(elementwise_sum, terms=terms)))
+    return [*found, Check(case, "dlb_default", partial(sum_by_size, terms=terms))]
 
 
 def _added(op: str, fn: Any, first: float, second: float, label: str) -> list[Check]:
@@ -73,6 +81,9 @@ def _additions() -> list[Check]:
     found += _added("aten.subtract", torch.subtract, 1.0, -1.0, "plain")
     found += _added("aten.rsub", torch.rsub, -1.0, 1.0, "plain")
     found += _added("aten.rsub", partial(torch.rsub, alpha=0.5), -0.5, 1.0, "alpha")
+    zeros = torch.tensor([[0.0, 0.0, 1.0, -1.0], [0.0, 2.0, 0.0, 3.0]], dtype=torch.float64)
+    case = Case("aten.add", "zeros", torch.add, (zeros, zeros.flip(1)), batched=True)
+    found.append(Check(case, "dlb_default", partial(sum_by_size, terms=lambda a, b: (a, b))))
     index = torch.tensor([0, 2, 2])
     places = torch.tensor([[0, 1, 1], [2, 0, 0]])
     additive: list[tuple[str, str, Any, Any, Any, tuple[int, ...], bool]] = [
@@ -192,7 +203,16 @@ def _maps() -> list[Check]:
     for case in cases:
         slots = tuple(range(len(case.inputs)))
         found.append(Check(case, "gradient", partial(sum_of_products, additive=slots, offset_name="constant")))
-    return found
+        if case.batched and case.op in ("aten.sum", "aten.mean"):
+            found += variants_of(case, REDUCED)
+    zeros = Case(
+        "aten.mean",
+        "row-of-zeros",
+        lambda a: a.mean(1),
+        (torch.tensor([[0.0, 0.0], [1.0, -2.0]]).double(),),
+        batched=True,
+    )
+    return found + variants_of(zeros, REDUCED)
 
 
 def _diff(x: Any, before: Any, after: Any) -> Any:

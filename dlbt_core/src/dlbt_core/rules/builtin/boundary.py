@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.rules.builtin.product import Part, Product, Side
-from dlbt_core.rules.builtin.share import by_sides, divide, reads_of
+from dlbt_core.rules.builtin.share import by_sides, divide
 from dlbt_core.rules.builtin.signed import Bias
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
@@ -23,7 +23,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
     """Declare them for the ops of `family`."""
 
     @add.rule(*family, variant="flat", takes="relevance", absorbs=("epsilon", "constant"),
-              reads=reads_of(family))  # fmt: skip
+              reads=("carrying", "constants"))  # fmt: skip
     def flat(ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False) -> dict[str, Any]:
         """R_i = sum_j 1 / n_j R_j, n_j the number of inputs of j: the w^2 rule with equal weights.  Bach et al. 2016."""
 
@@ -35,7 +35,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
         return by_sides(ctx, R, family[ctx.packet], one)
 
     @add.rule(*family, variant="w_square", takes="relevance", absorbs=("bias", "epsilon", "constant"),
-              reads=reads_of(family))  # fmt: skip
+              reads=("carrying", "constants"))  # fmt: skip
     def w_square(
         ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False, bias: Bias = "denominator"
     ) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
         return by_sides(ctx, R, product, one)
 
     @add.rule(*family, variant="zbox", takes="relevance", absorbs=("epsilon", "constant"),
-              reads=reads_of(family, "pullback", "output"))  # fmt: skip
+              reads=("pullback", "carrying", "constants", "output"))  # fmt: skip
     def zbox(
         ctx: RuleContext, R: Tensor, *, low: Bound = None, high: Bound = None, epsilon: float = 1e-6,
         relative: bool = False,
@@ -72,7 +72,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
             z = (ctx.output if b is None else ctx.output - b) - lowest.z - highest.z
             c = divide(ctx, R, z, epsilon, relative)
             whole = Part(z, side.transposed)
-            return x * whole.back(c) - l * lowest.back(c) - h * highest.back(c)
+            return x * whole.back(c) + l * lowest.back(-c) + h * highest.back(-c)
 
         return by_sides(ctx, R, product, one)
 
@@ -81,9 +81,10 @@ def _bound(side: Side, given: Bound, own: Any) -> Tensor:
     """A bound of the input, shaped like it."""
     x = side.x
     if given is None:
-        dims = tuple(range(min(1, x.dim() - 1), x.dim()))
+        batched = x.dim() > max(1, -side.product.channel)
+        dims = tuple(range(int(batched), x.dim()))
         found: Tensor = own(x, dims, keepdim=True)
         return found.expand_as(x)
     if isinstance(given, tuple):
-        return side.product.along_channel(torch.tensor(given, dtype=x.dtype, device=x.device)).expand_as(x)
+        return side.product.along_channel(torch.tensor(given, dtype=x.dtype, device=x.device), x.dim()).expand_as(x)
     return torch.full_like(x, given)

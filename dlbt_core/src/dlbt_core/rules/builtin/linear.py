@@ -54,6 +54,10 @@ def gradient(ctx: RuleContext, m: Tensor, product: Product) -> dict[str, Any]:
     return handed
 
 
+_SHAPED_APART = frozenset({"aten.dot", "aten.outer", "aten.addbmm"})
+"""Ops none of whose factors can have the result's shape."""
+
+
 def reads_of_products(asked: Asked) -> tuple[str, ...]:
     """The output only where the rule looks at it: for epsilon, or for the surplus of a product."""
     given = asked.parameters
@@ -66,13 +70,15 @@ def _stabilised(
     ctx: RuleContext, m: Tensor, product: Product, epsilon: float, relative: bool, bias: str
 ) -> dict[str, Any]:
     """The epsilon rule. The bias is a part of z and takes its share, or is dropped from z: then all goes to the inputs."""
-    added = product.added(ctx) if any(name in ctx.carries for name in product.factors) else None
-    if bias == "dropped" and added is not None:
-        m = divide(ctx, m * ctx.output, ctx.output - added, epsilon, relative)
-    else:
-        m = ctx.damp(m, scale_of(ctx.output, epsilon, relative) if epsilon else 0.0)
-        if added is not None:
-            ctx.absorb("bias", m, added)
+    summand = product.summand(ctx)
+    if bias == "dropped" and summand is not None:
+        m = divide(ctx, m * ctx.output, ctx.output - summand, epsilon, relative)
+        handed = share_between_factors(ctx, m, product)
+        return {name: given for name, given in handed.items() if name != product.offset}
+    m = ctx.damp(m, scale_of(ctx.output, epsilon, relative) if epsilon else 0.0)
+    added = product.added(ctx) if ctx.carries.intersection(product.factors) else None
+    if added is not None:
+        ctx.absorb("bias", m, added)
     return share_between_factors(ctx, m, product)
 
 
@@ -99,11 +105,14 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
         """m_i = sum_j w_ji m_j: the op's gradient."""
         return gradient(ctx, m, family[ctx.packet])
 
-    @add.rule(*family, variant="pass", takes="relevance", reads=())
+    @add.rule(*(op for op in family if op not in _SHAPED_APART), variant="pass", takes="relevance",
+              absorbs=("constant",), reads=())  # fmt: skip
     def linear_pass(ctx: RuleContext, R: Tensor) -> dict[str, Any]:
         """R_i = R_i, for an input of the output's shape; R_i / n for each of n carrying factors."""
         handed: dict[str, Any] = {}
         sides = [place for place in ctx.places() if place[0] in family[ctx.packet].factors]
+        if not sides:
+            ctx.absorb("constant", R)
         for name, item in sides:
             part = R / len(sides)
             if item is None:

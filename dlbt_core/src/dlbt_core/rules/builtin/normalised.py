@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext
 
-__all__ = ["Norm", "affine", "normalised", "with_statistics"]
+__all__ = ["Norm", "affine", "normalised", "passed", "with_statistics"]
 
 
 class Norm(NamedTuple):
@@ -62,7 +63,7 @@ def normalised(ctx: RuleContext, m: Tensor, norm: Norm) -> dict[str, Tensor]:
     """
     x = ctx.args["input"].reshape(norm.grouped)
     rstd = norm.scale(x)
-    handed = _scaled(ctx, m, norm, norm.centre(x) * rstd, rstd)
+    handed = _scaled(ctx, m, norm, lambda: norm.centre(x) * rstd, rstd)
     if norm.centred and "input" in handed:
         handed["input"] = norm.centre(handed["input"].reshape(norm.grouped)).reshape(ctx.shape("input"))
     return handed
@@ -86,11 +87,30 @@ def affine(ctx: RuleContext, m: Tensor, mean: Tensor, rstd: Tensor, norm: Norm) 
     What the mean takes is booked with the bias.
     """
     scale, shift = rstd.view(norm.features or rstd.shape), -(mean * rstd).view(norm.features or rstd.shape)
-    handed = _scaled(ctx, m, norm, ctx.args["input"] * scale + shift, scale)
+    handed = _scaled(ctx, m, norm, lambda: ctx.args["input"] * scale + shift, scale)
     if "input" in ctx.carries:
         weight = _features(ctx, "weight", norm)
         taken = shift if weight is None else shift * weight
         ctx.absorb("bias", m, taken / 2 if "weight" in ctx.carries else taken)
+    return handed
+
+
+def passed(ctx: RuleContext, R: Any, channel: int = 0) -> dict[str, Tensor]:
+    """R_i = R_i, as if nothing was normalised; a weight that carries shares evenly. It lies along `channel`, or at the end."""
+    first, *others = R if ctx.node.many else [R]
+    for place, rest in enumerate(others, 1):
+        if rest is not None:
+            ctx.absorb("statistic", rest, result=place)
+    sides = [name for name in ("input", "weight") if name in ctx.carries]
+    if first is None:
+        return {}
+    if not sides:
+        ctx.absorb("constant", first)
+    handed = {name: first / len(sides) for name in sides}
+    if "weight" in handed:
+        shape = ctx.shape("weight")
+        aligned = (*shape, *[1] * (first.dim() - channel - 1)) if channel else shape
+        handed["weight"] = handed["weight"].sum_to_size(aligned).reshape(shape)
     return handed
 
 
@@ -99,8 +119,8 @@ def _features(ctx: RuleContext, name: str, norm: Norm) -> Tensor | None:
     return given if given is None or norm.features is None else given.view(norm.features)
 
 
-def _scaled(ctx: RuleContext, m: Tensor, norm: Norm, values: Tensor, rstd: Tensor) -> dict[str, Tensor]:
-    """Messages for x, w and b in x rstd w + b: a product, shared evenly if both carry, and a sum. `values` is x rstd."""
+def _scaled(ctx: RuleContext, m: Tensor, norm: Norm, values: Callable[[], Tensor], rstd: Tensor) -> dict[str, Tensor]:
+    """Messages for x, w and b in x rstd w + b: a product, shared evenly if both carry, and a sum. `values` gives x rstd."""
     weight, bias = _features(ctx, "weight", norm), _features(ctx, "bias", norm)
     share = 0.5 if {"input", "weight"} <= ctx.carries else 1.0
     handed: dict[str, Tensor] = {}
@@ -108,10 +128,10 @@ def _scaled(ctx: RuleContext, m: Tensor, norm: Norm, values: Tensor, rstd: Tenso
         weighted = m if weight is None else m * weight
         handed["input"] = (weighted.reshape(norm.grouped) * (rstd * share)).reshape(m.shape)
     if "weight" in ctx.carries:
-        of_weight = (m * values.reshape(m.shape) * share).sum_to_size(norm.features or ctx.shape("weight"))
+        of_weight = (m * values().reshape(m.shape) * share).sum_to_size(norm.features or ctx.shape("weight"))
         handed["weight"] = of_weight.reshape(ctx.shape("weight"))
     if not handed:
-        ctx.absorb("constant", m, values.reshape(m.shape) * (1.0 if weight is None else weight))
+        ctx.absorb("constant", m, values().reshape(m.shape) * (1.0 if weight is None else weight))
     if "bias" in ctx.carries:
         handed["bias"] = m.sum_to_size(norm.features or ctx.shape("bias")).reshape(ctx.shape("bias"))
     elif bias is not None:

@@ -28,7 +28,7 @@ class Product(NamedTuple):
     offset
         Argument that is added, or a function of the context that gives it. It takes its own part.
     channel
-        The dimension, counted from the right, along which a one-dimensional offset lies.
+        The dimension of the channels: from the right if negative, as a one-dimensional offset lies.
     inverse
         Factors that are divided by: their derivative has the opposite sign of their share.
     weights, apply
@@ -54,11 +54,12 @@ class Product(NamedTuple):
         if found is None:
             return None
         found = found * ctx.args["beta"] if ctx.args.get("beta", 1) != 1 else found
-        return self.along_channel(found) if found.dim() == 1 else found
+        return self.along_channel(found, 0) if found.dim() == 1 and self.channel < 0 else found
 
-    def along_channel(self, vector: Tensor) -> Tensor:
-        """One number per channel, shaped to broadcast."""
-        return vector.view(-1, *[1] * (-self.channel - 1))
+    def along_channel(self, vector: Tensor, rank: int) -> Tensor:
+        """One number per channel, shaped to broadcast against a tensor of that rank."""
+        behind = -self.channel if self.channel < 0 else rank - self.channel
+        return vector.view(-1, *[1] * (behind - 1))
 
     def settle(self, ctx: RuleContext, handed: dict[str, Any], c: Tensor, part: Tensor, of: Tensor | None) -> None:
         """Give the offset what is its own, ``c * part``: a constant absorbs it, one that carries is handed it.
@@ -90,8 +91,12 @@ class Product(NamedTuple):
         return sum(counts) - 1
 
     def sides(self, ctx: RuleContext) -> list[Side]:
-        """The carrying factors, each with the others as its weights."""
-        return [Side(ctx, self, name, item) for name, item in ctx.places() if name in self.factors]
+        """The carrying factors, each with the others as its weights.
+
+        If none carries, the product is a constant: one side that books what it would hand on.
+        """
+        carrying = [Side(ctx, self, name, item) for name, item in ctx.places() if name in self.factors]
+        return carrying or [Side(ctx, self, self.factors[0], None, constant=True)]
 
 
 def _folded(amount: Tensor, shape: tuple[int, ...], channel: int) -> Tensor:
@@ -122,15 +127,21 @@ class Side:
     ----------
     x : Tensor
         The factor.
+    constant
+        Whether it carries no relevance itself.
     """
 
-    def __init__(self, ctx: RuleContext, product: Product, name: str, item: int | None) -> None:
-        self.ctx, self.product, self.name, self.item = ctx, product, name, item
+    def __init__(
+        self, ctx: RuleContext, product: Product, name: str, item: int | None, constant: bool = False
+    ) -> None:
+        self.ctx, self.product, self.name, self.item, self.constant = ctx, product, name, item, constant
         self.x: Tensor = ctx.args[name] if item is None else ctx.args[name][item]
         self._nonnegative = item is None and "nonnegative" in ctx.facts.get(name, ())
 
     def place(self, handed: dict[str, Any], message: Tensor) -> None:
         """Enter a message for this factor."""
+        if self.constant:
+            return
         if self.item is None:
             handed[self.name] = message
         else:
@@ -139,7 +150,10 @@ class Side:
     # -- the map --------------------------------------------------------------------------------------------------------
 
     def transposed(self, c: Tensor) -> Tensor:
-        """The transpose of the op itself; needs its pullback."""
+        """The transpose of the op itself; needs its pullback, and the output."""
+        if self.constant:
+            summand, output = self.product.summand(self.ctx), self.ctx.output
+            return self._booked(c, output if summand is None else output - summand)
         found: Any = self.ctx.vjp(c, self.name)[self.name]
         message: Tensor = found if self.item is None else found[self.item]
         return message
@@ -148,7 +162,15 @@ class Side:
         """The sum of the op, without its offset, on `x` with each of some sets of weights."""
         if not weights:
             return Part(torch.zeros((), dtype=x.dtype, device=x.device), lambda c: torch.zeros_like(x))
+        if self.constant:
+            z = reduce(torch.add, (self._run(x, w) for w in weights))
+            return Part(z, lambda c: self._booked(c, z))
         return _linear(lambda entry: reduce(torch.add, (self._run(entry, w) for w in weights)), x)
+
+    def _booked(self, c: Tensor, z: Tensor) -> Tensor:
+        """What a constant takes; nothing is handed on."""
+        self.ctx.absorb("constant", c * z)
+        return torch.zeros((), dtype=c.dtype, device=c.device)
 
     def _run(self, x: Tensor, weights: Weights) -> Tensor:
         """The op without its offset and scale."""

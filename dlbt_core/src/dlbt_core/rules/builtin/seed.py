@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.rules.builtin.product import Product, Side
-from dlbt_core.rules.builtin.share import by_sides, reads_of
+from dlbt_core.rules.builtin.share import by_sides
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
@@ -55,7 +55,7 @@ def declare_seed(add: RuleSet, family: Mapping[str, Product]) -> None:
     """Declare them for the ops of `family`."""
 
     @add.rule(*family, variant="dlb_default", takes="relevance", gives="multiplier",
-              absorbs=("bias", "epsilon", "dropped", "constant"), reads=reads_of(family))  # fmt: skip
+              absorbs=("bias", "epsilon", "dropped", "constant"), reads=("carrying", "constants"))  # fmt: skip
     def dlb_default(
         ctx: RuleContext, R: Tensor, *, low: float | None = None, high: float | None = None
     ) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def declare_seed(add: RuleSet, family: Mapping[str, Product]) -> None:
             ctx.absorb("dropped", torch.where(c == 0, R, torch.zeros_like(R)))
             if b is not None:
                 product.settle(ctx, handed, c, b.abs(), b)
-            return up.back(c * kept_up) - down.back(c * kept_down)
+            return up.back(c * kept_up) + down.back(c * -kept_down)
 
         return by_sides(ctx, R, product, one)
 
     @add.rule(*family, variant="dlb_contrastive", takes="relevance", gives="multiplier", coupled=True, linear=False,
-              absorbs=("dropped", "epsilon", "constant"), reads=reads_of(family))  # fmt: skip
+              absorbs=("dropped", "epsilon", "constant"), reads=("carrying", "constants"))  # fmt: skip
     def dlb_contrastive(ctx: RuleContext, R: Tensor) -> dict[str, Any]:
         """Relevance for a class goes to the products that favour it, relevance against it to the others.
 
@@ -89,11 +89,9 @@ def declare_seed(add: RuleSet, family: Mapping[str, Product]) -> None:
         nothing. R has shape (2, ...): for, against.
         """
         product = family[ctx.packet]
-        if not product.sides(ctx):
-            c = quotient(R, ctx.output.expand(R.shape))
-            ctx.absorb_offset("constant", c)
-            each = [ctx.vjp(stream) for stream in c]
-            return {name: torch.stack([handed[name] for handed in each]) for name in each[0]}
+        if not ctx.carries.intersection(product.factors):
+            ctx.absorb("constant", R)
+            return {}
 
         def one(side: Side, R: Tensor, handed: dict[str, Any]) -> Tensor:
             up, down, b = side.part(1), side.part(-1), product.summand(ctx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,19 +10,8 @@ from torch import Tensor
 
 from dlbt_core.rules.builtin.product import Product, Side
 from dlbt_core.rules.context import RuleContext, stabilise
-from dlbt_core.rules.rule import Asked
 
-__all__ = ["by_sides", "divide", "reads_of", "scale_of"]
-
-
-def reads_of(family: Mapping[str, Product], *always: str) -> Callable[[Asked], tuple[str, ...]]:
-    """What a rule of the family reads: its arguments, and `always`; more where only what is added carries."""
-
-    def reads(asked: Asked) -> tuple[str, ...]:
-        apart = () if asked.carries.intersection(family[asked.op].factors) else ("pullback", "output")
-        return tuple(dict.fromkeys(("carrying", "constants", *always, *apart)))
-
-    return reads
+__all__ = ["by_sides", "divide", "scale_of"]
 
 
 def scale_of(z: Tensor, epsilon: float, relative: bool) -> Any:
@@ -54,10 +43,6 @@ def by_sides(
     """
     handed: dict[str, Any] = {}
     sides = product.sides(ctx)
-    if not sides:  # only what is added carries; the product is a constant
-        c = divide(ctx, R, ctx.output, 0.0)
-        ctx.absorb_offset("constant", c)
-        return ctx.vjp(c)
     for side in sides:
         side.place(handed, rule(side, R / len(sides) if len(sides) > 1 else R, handed))
     return handed

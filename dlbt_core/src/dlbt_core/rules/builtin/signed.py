@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlbt_core.errors import UnknownParameterError
 from dlbt_core.rules.builtin.product import Product, Side
-from dlbt_core.rules.builtin.share import by_sides, divide, reads_of
+from dlbt_core.rules.builtin.share import by_sides, divide
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
@@ -24,7 +24,7 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
     """Declare them for the ops of `family`. All shares are multiples of x, so they are handed on as multipliers."""
 
     @add.rule(*family, variant="zplus", takes="relevance", gives="multiplier", absorbs=("bias", "epsilon", "constant"),
-              reads=reads_of(family))  # fmt: skip
+              reads=("carrying", "constants"))  # fmt: skip
     def zplus(
         ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False, bias: Bias = "denominator"
     ) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
         return by_sides(ctx, R, product, one)
 
     @add.rule(*family, variant="alpha_beta", takes="relevance", gives="multiplier",
-              absorbs=("bias", "epsilon", "constant"), reads=reads_of(family))  # fmt: skip
+              absorbs=("bias", "epsilon", "constant"), reads=("carrying", "constants"))  # fmt: skip
     def alpha_beta(
         ctx: RuleContext, R: Tensor, *, alpha: float = 2.0, beta: float = 1.0, epsilon: float = 1e-6,
         relative: bool = False, bias: Bias = "denominator",
@@ -58,7 +58,7 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
 
     @add.rule(*family, variant="gamma", takes="relevance", gives="multiplier",
               absorbs=("bias", "epsilon", "dropped", "constant"),
-              reads=reads_of(family, "pullback", "output"))  # fmt: skip
+              reads=("pullback", "carrying", "constants", "output"))  # fmt: skip
     def gamma(
         ctx: RuleContext, R: Tensor, *, gamma: float = 0.25, form: Literal["generalised", "original"] = "generalised",
         epsilon: float = 1e-6, relative: bool = False, bias: Literal["denominator", "kept", "dropped"] = "denominator",
@@ -109,7 +109,7 @@ def _generalised(
         side.product.settle(ctx, handed, c, b_part, b)
     # W^T c for all products, and gamma times more for those of the favoured sign: P^T where z > 0, W^T - P^T elsewhere.
     whole = side.transposed(c * torch.where(excited, 1.0, 1.0 + gamma).to(c.dtype))
-    return whole + gamma * positive.back(torch.where(excited, c, -c))
+    return whole + positive.back(gamma * torch.where(excited, c, -c))
 
 
 def _original(
@@ -125,4 +125,4 @@ def _original(
         b_part = b + gamma * b.clamp(min=0) if bias == "denominator" else b
         c = divide(ctx, R, z + b_part, epsilon, relative)
         side.product.settle(ctx, handed, c, b_part, b)
-    return side.transposed(c) + gamma * favoured.back(c)
+    return side.transposed(c) + favoured.back(gamma * c)
