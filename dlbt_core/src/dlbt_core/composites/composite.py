@@ -64,9 +64,19 @@ class Composite:
         return "\n  ".join([head + (f" ({self.note})" if self.note else ""), *lines, "else the op's default rule"])
 
     def to_toml(self) -> str:
-        """The composite as TOML; `Composite.from_toml` reads it back."""
+        """The composite as TOML; `Composite.from_toml` reads it back.
+
+        Raises
+        ------
+        DlbtError
+            If a parameter is None, which TOML cannot say.
+        """
         import tomli_w
 
+        for select, use in self.choices:
+            for name, value in use.parameters.items():
+                if value is None:
+                    raise DlbtError(f"TOML has no None: leave {name!r} out of {use} for {select}, which means its default.")
         table: dict[str, Any] = {"name": self.name}
         for key in ("prefer", "passes", "streams"):
             if getattr(self, key):

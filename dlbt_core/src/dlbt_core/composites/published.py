@@ -77,7 +77,8 @@ def declare(add: CompositeSet) -> None:
         bias: Bias = "denominator",
     ) -> Composite:  # fmt: skip
         """z^B for the first convolution, gamma for the others, epsilon for linear maps (Zennit's EpsilonGammaBox)"""
-        box = (FIRST_CONV, Use("zbox", low=low, high=high, epsilon=stabiliser))
+        bounds = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
+        box = (FIRST_CONV, Use("zbox", **bounds, epsilon=stabiliser))
         excite = (CONV, Use("gamma", gamma=gamma, epsilon=stabiliser, bias=bias))
         choices = _layers(box, excite, epsilon=epsilon, stabiliser=stabiliser, bias=bias)
         return Composite("epsilon_gamma_box", choices, passes=FOLDED)
@@ -135,14 +136,16 @@ def _gradient_but(variant: str, **parameters: float) -> Composite:
     return Composite(variant, ((Select(op="aten.relu"), Use(variant, **parameters)), (Select(), Use("gradient"))))
 
 
-_RANGES = {"relu": (0.0, None), "tanh": (-2.0, 2.0), "sigmoid": (-4.0, 4.0), "swish": (-6.0, None)}
-"""Where an activation is flat: below the first, above the second."""
+_RANGES = {
+    "relu": {"low": 0.0}, "tanh": {"low": -2.0, "high": 2.0}, "sigmoid": {"low": -4.0, "high": 4.0}, "swish": {"low": -6.0},
+}  # fmt: skip
+"""Below and above which input an activation is flat."""
 
 
 def _dlb() -> tuple[Choice, ...]:
     ranged = tuple(
-        (Select(op=CONVOLUTION + LINEAR, fact=f"before_{name}"), Use("dlb_default", low=low, high=high))
-        for name, (low, high) in _RANGES.items()
+        (Select(op=CONVOLUTION + LINEAR, fact=f"before_{name}"), Use("dlb_default", **given))
+        for name, given in _RANGES.items()
     )
     return (
         *HELD,

@@ -22,7 +22,7 @@ class GraphWriter:
         self._values: list[Value] = []
         self._nodes: list[Node] = []
         self._new: dict[int, int] = {}
-        self._namer = Namer()
+        self._namer, self._derived = Namer(), Namer()
         for value in old.values:
             if value.kind != "result":
                 self._new[value.index] = self._add_value(replace(value, index=len(self._values)))
@@ -51,7 +51,7 @@ class GraphWriter:
         self, op: str, args: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, site: Site
     ) -> Ref:
         """Write a new node of one result."""
-        index, name = len(self._nodes), self._namer(op)
+        index, name = len(self._nodes), "derived_" + self._derived(op)
         value = self._add_value(Value(len(self._values), "result", name, shape, dtype, index))
         self._nodes.append(Node(index, name, op, MappingProxyType(dict(args)), (value,), False, site))
         return Ref(value)

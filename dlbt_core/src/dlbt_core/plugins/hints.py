@@ -14,7 +14,8 @@ _HOMES = {
         "conv1d conv2d conv3d convolution _convolution conv_transpose* *_pool1d* *_pool2d* *_pool3d* "
         "*batch_norm *batch_norm_* instance_norm group_norm native_group_norm *upsample_* "
         "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
-        "grid_sampler grid_sampler_* affine_grid_generator im2col col2im"
+        "grid_sampler grid_sampler_* affine_grid_generator im2col col2im "
+        "reflection_pad* replication_pad* max_unpool* torchvision.*roi_* torchvision.deform_conv2d"
     ).split(),
     "dlbt-rules-nlp": (
         "embedding embedding_bag _embedding_bag* scaled_dot_product_attention _scaled_dot_product_* "
@@ -32,9 +33,10 @@ def bundled_home(op: str) -> str | None:
     op
         Name of the op, with or without overload: ``"aten.conv2d.default"``.
     """
-    namespace, _, name = packet(op).partition(".")
-    if namespace != "aten":
+    namespace = packet(op).partition(".")[0]
+    if namespace not in ("aten", "torchvision"):
         return None
+    name = packet(op).removeprefix("aten.")
     for distribution, patterns in _HOMES.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return distribution

@@ -16,10 +16,10 @@ from dlbt_core.graph.ops import arguments, packet, resolve_op
 __all__ = ["Books", "Pullback", "RuleContext", "bind_call", "multiply", "stabilise", "vanish_where_zero"]
 
 
-def stabilise(z: Tensor, epsilon: float) -> Tensor:
+def stabilise(z: Tensor, epsilon: float | Tensor) -> Tensor:
     """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``: safe to divide by if `epsilon` is positive."""
     sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
-    return z + epsilon * sign
+    return z + epsilon * sign if isinstance(epsilon, Tensor) else torch.add(z, sign, alpha=epsilon)
 
 
 def multiply(a: Tensor, m: Tensor) -> Tensor:

@@ -5,19 +5,76 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from dlbt_core.show.colours import Theme, palette
+from dlbt_core.errors import InputError
+from dlbt_core.show.colours import Theme, diverging, palette
 
-__all__ = ["data_uri", "encode_png", "extremes", "heat", "heat_rgb", "image_rgb", "patches"]
+__all__ = [
+    "POOLS",
+    "Pool",
+    "data_uri",
+    "encode_png",
+    "extremes",
+    "heat",
+    "heat_rgb",
+    "image_rgb",
+    "overlay_rgb",
+    "patches",
+]
+
+Pool = str | int
+"""How channels become one map: a name out of `POOLS`, or the number of the only channel to show."""
+
+POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda r: r.sum(0),
+    "abs_sum": lambda r: r.abs().sum(0),
+    "max_abs": lambda r: r.gather(0, r.abs().nan_to_num(0.0).argmax(0, keepdim=True))[0],
+    "positive": lambda r: r.clamp(min=0).sum(0),
+    "negative": lambda r: r.clamp(max=0).sum(0),
+}
+"""Ways to make one map of shape (H, W) of relevance of shape (C, H, W).
+
+``sum`` keeps the books: the map sums up to the relevance. ``max_abs`` is the channel of the largest amount, with its sign.
+``positive`` and ``negative`` sum what is for and what is against; together they are ``sum``.
+"""
 
 
-def heat(relevance: Tensor) -> Tensor:
-    """Relevance of an image, shape (C, H, W) or (H, W), as one map of shape (H, W): summed over the channels."""
+def heat(relevance: Tensor, pool: Pool = "sum") -> Tensor:
+    """Relevance of an image as one map.
+
+    Parameters
+    ----------
+    relevance : Tensor
+        Shape (C, H, W) or (H, W), any floating-point dtype, on any device.
+    pool : str or int
+        What is made of the channels: one of `POOLS`, or the number of a channel.
+
+    Returns
+    -------
+    Tensor
+        Shape (H, W), float64, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If there is no such way to pool, or no such channel.
+    """
     values = relevance.detach().cpu().double()
-    return values.sum(0) if values.dim() == 3 else values
+    values = values if values.dim() == 3 else values[None]
+    if isinstance(pool, int):
+        if not -len(values) <= pool < len(values):
+            raise InputError(f"pool={pool}: there is no such channel; there are {len(values)}, 0 to {len(values) - 1}.")
+        return values[pool]
+    if pool not in POOLS:
+        raise InputError(
+            f"no way to pool channels is called {pool!r}.\n"
+            f"  fix  pool= one of {', '.join(map(repr, POOLS))}, or the number of a channel."
+        )
+    return POOLS[pool](values)
 
 
 def heat_rgb(values: Tensor, scale: float, theme: Theme = "light") -> Tensor:
@@ -26,6 +83,37 @@ def heat_rgb(values: Tensor, scale: float, theme: Theme = "light") -> Tensor:
     half = len(colours) // 2
     steps = (values.double() / scale).clamp(-1, 1).nan_to_num(0.0) * half
     return colours[steps.round().long() + half]
+
+
+def overlay_rgb(image: Tensor, values: Tensor, scale: float, opacity: float = 0.85, grey: bool = True) -> Tensor:
+    """A map laid over its image: the stronger the relevance, the more of its colour; where it is 0 the image is untouched.
+
+    Parameters
+    ----------
+    image : Tensor
+        Shape (H, W, 3), uint8.
+    values : Tensor
+        The map, shape (H, W).
+    scale : float
+        The amount that gets the full colour.
+    opacity : float
+        How much of the image the full colour hides, 0 to 1.
+    grey : bool
+        Whether the image is shown in shades of grey, so that all colour is relevance.
+
+    Returns
+    -------
+    Tensor
+        Shape (H, W, 3), uint8.
+    """
+    below = image.double()
+    if grey:
+        below = (below @ below.new_tensor([0.299, 0.587, 0.114]))[..., None].expand(-1, -1, 3)
+    strength = (values.double() / scale).clamp(-1, 1).nan_to_num(0.0)[..., None]
+    warm, cool = (torch.tensor(diverging(end), dtype=torch.float64, device="cpu") for end in (1.0, -1.0))
+    colour = torch.where(strength > 0, warm, cool)
+    share = opacity * strength.abs()
+    return (below * (1 - share) + colour * share).round().to(torch.uint8)
 
 
 def image_rgb(image: Tensor) -> Tensor:

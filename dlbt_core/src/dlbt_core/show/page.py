@@ -14,7 +14,7 @@ from dlbt_core.explanation import Explanation
 from dlbt_core.show.colours import hexadecimal, palette
 from dlbt_core.show.views import Exhibit, view
 
-__all__ = ["HOW_TO_READ", "Exhibit", "Section", "Table", "write_page", "write_report"]
+__all__ = ["HOW_TO_READ", "Exhibit", "Section", "Table", "environment", "ramp", "write_page", "write_report"]
 
 HOW_TO_READ = (
     "The score is one number that the model computed. Relevance splits it up: positive relevance (warm) spoke for the "
@@ -87,7 +87,7 @@ def write_page(
         Paragraphs that explain the page to its readers; empty for none.
     **options
         For each explanation that is not an `Exhibit`: `tokens`, `images`, `labels`, `names`, `special`, `kinds`,
-        `heading`, `note`, `samples`, `top`, as `Exhibit` describes them.
+        `heading`, `note`, `samples`, `top`, `only`, `pool`, `quantile`, `layer_maps`, as `Exhibit` describes them.
 
     Returns
     -------
@@ -123,13 +123,13 @@ def write_report(
     from dlbt_core import __version__
 
     shown = [(section, [view(exhibit) for exhibit in section.exhibits]) for section in sections]
-    text = _environment().get_template("page.html").render(
+    text = environment().get_template("page.html").render(
         title=title,
         intro=[intro] if isinstance(intro, str) else intro,
         how_to_read=how_to_read,
         sections=shown,
-        light_ramp=_ramp("light"),
-        dark_ramp=_ramp("dark"),
+        light_ramp=ramp("light"),
+        dark_ramp=ramp("dark"),
         version=__version__,
     )  # fmt: skip
     target = Path(path)
@@ -139,7 +139,8 @@ def write_report(
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with everything escaped."""
     return Environment(
         loader=PackageLoader("dlbt_core.show", "templates"),
         autoescape=True,
@@ -149,6 +150,6 @@ def _environment() -> Environment:
     )
 
 
-def _ramp(theme: Any) -> str:
+def ramp(theme: Any) -> str:
     """The colour map as stops of a CSS gradient."""
     return ", ".join(hexadecimal(colour) for colour in palette(theme, 13))

@@ -12,9 +12,13 @@ from torch import Tensor
 from dlbt_core.errors import InputError
 from dlbt_core.show import heat, words
 from dlbt_core.show.colours import robust_scale
+from dlbt_core.show.heat import Pool
 from dlbt_core.show.tokens import Span, token_spans
 
-__all__ = ["BarsView", "ImageView", "Kind", "Picture", "TokensView", "bars", "image", "tokens"]
+__all__ = ["BarsView", "ImageView", "Kind", "LayerView", "Picture", "TokensView", "bars", "image", "layer", "tokens"]
+
+SMALL = 64
+"""Up to this many pixels in a row or column an image stands with others in a row."""
 
 Kind = Literal["tokens", "image", "bars"]
 
@@ -31,9 +35,13 @@ class TokensView:
 
 @dataclass(frozen=True)
 class ImageView:
-    """A heat map for light and for dark pages, the image beside it if there is one, and the map in numbers."""
+    """A heat map for light and for dark pages, the image and both in one if there is an image, and the map in numbers.
+
+    The overlay is left out of small images, whose pixels can be compared by eye.
+    """
 
     image: str
+    overlay: str
     light: str
     dark: str
     alt: str
@@ -46,7 +54,20 @@ class ImageView:
     @property
     def is_large(self) -> bool:
         """Whether it is too large to stand with others in a row."""
-        return max(self.size) > 64
+        return max(self.size) > SMALL
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """A layer's relevance as a map, with its name, its sum and what the full colour stands for."""
+
+    name: str
+    light: str
+    dark: str
+    alt: str
+    total: str
+    scale: str
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -85,29 +106,57 @@ def tokens(relevance: Tensor, given: Sequence[str] | None, special: Collection[s
     )
 
 
-def image(relevance: Tensor, given: Tensor | None) -> ImageView:
+def image(relevance: Tensor, given: Tensor | None, pool: Pool = "sum", quantile: float = 0.99) -> ImageView:
     """A heat map of relevance of shape (C, H, W) or (H, W).
+
+    Parameters
+    ----------
+    relevance : Tensor
+        Of one sample.
+    given : Tensor, optional
+        The image, shape (C, H, W) or (H, W).
+    pool : str or int
+        What is made of the channels; see `dlbt_core.show.heat.heat`.
+    quantile : float
+        Share of the pixels that stay inside the scale of colours.
 
     Raises
     ------
     InputError
         If it has another number of dimensions.
     """
-    values = heat.heat(relevance)
+    values = heat.heat(relevance, pool)
     if values.dim() != 2:
         raise InputError(f"relevance of shape {tuple(relevance.shape)} per sample is not that of an image.")
     rows, columns = values.shape
-    scale, grid = robust_scale(values), heat.patches(values)
+    scale, grid = robust_scale(values, quantile), heat.patches(values)
     is_whole = values.numel() == sum(map(len, grid))
     size = robust_scale(torch.tensor(grid, dtype=torch.float64, device="cpu"))
+    below = None if given is None else heat.image_rgb(given)
+    has_overlay = below is not None and below.shape[:2] == values.shape and max(values.shape) > SMALL
     return ImageView(
-        image="" if given is None else heat.data_uri(heat.image_rgb(given)),
+        image="" if below is None else heat.data_uri(below),
+        overlay=heat.data_uri(heat.overlay_rgb(below, values, scale)) if below is not None and has_overlay else "",
         light=heat.data_uri(heat.heat_rgb(values, scale, "light")),
         dark=heat.data_uri(heat.heat_rgb(values, scale, "dark")),
         alt="; ".join([f"heat map of {rows} by {columns} pixels", *_extremes(values)]),
         scale=_amount(scale),
         grid=[[words.at_scale(cell, size) for cell in line] for line in grid],
         grid_title="numbers" if is_whole else f"numbers: sums over {len(grid)} by {len(grid[0])} patches",
+        size=(rows, columns),
+    )
+
+
+def layer(name: str, values: Tensor, quantile: float = 0.99) -> LayerView:
+    """A layer's map of shape (h, w)."""
+    scale, (rows, columns) = robust_scale(values, quantile), values.shape
+    return LayerView(
+        name=name,
+        light=heat.data_uri(heat.heat_rgb(values, scale, "light")),
+        dark=heat.data_uri(heat.heat_rgb(values, scale, "dark")),
+        alt="; ".join([f"relevance of {name}, {rows} by {columns}", *_extremes(values)]),
+        total=words.signed(float(values.sum())),
+        scale=_amount(scale),
         size=(rows, columns),
     )
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from dlbt_core.errors import InputError
 from dlbt_core.explanation import Explanation
 from dlbt_core.show import pictures, words
+from dlbt_core.show.heat import Pool
+from dlbt_core.show.layers import layer_maps
 from dlbt_core.show.pictures import Kind
 
 __all__ = ["Exhibit", "ExhibitView", "view"]
@@ -45,6 +47,14 @@ class Exhibit:
         How many samples to show.
     top : int
         How many entries of an input that is neither tokens nor an image.
+    only : sequence of int, optional
+        Numbers of the samples to show, in place of the first `samples`.
+    pool : str or int
+        What is made of the channels of an image; see `dlbt_core.show.heat.heat`.
+    quantile : float
+        Share of an image's pixels that stay inside the scale of colours; those beyond have the full colour.
+    layer_maps : bool or sequence of str
+        Whether to show the relevance of layers as maps, or globs on the names of those to show.
     """
 
     explanation: Explanation
@@ -58,6 +68,10 @@ class Exhibit:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     samples: int = 32
     top: int = 20
+    only: Sequence[int] | None = None
+    pool: Pool = "sum"
+    quantile: float = 0.99
+    layer_maps: bool | Sequence[str] = False
 
     @property
     def count(self) -> int:
@@ -83,6 +97,7 @@ class SampleView:
     score: str
     terms: Sequence[tuple[str, str]]
     inputs: Sequence[InputView]
+    layers: Sequence[pictures.LayerView] = ()
 
     @property
     def is_picture(self) -> bool:
@@ -134,14 +149,14 @@ def view(exhibit: Exhibit) -> ExhibitView:
     """
     explanation = exhibit.explanation
     _check_counts(exhibit)
-    shown = min(exhibit.samples, exhibit.count)
+    shown = range(min(exhibit.samples, exhibit.count)) if exhibit.only is None else exhibit.only
     return ExhibitView(
         heading=exhibit.heading,
         note=exhibit.note,
         target=explanation.target,
         composite=explanation.plan.composite_name,
-        samples=[_sample(exhibit, index) for index in range(shown)],
-        hidden=exhibit.count - shown,
+        samples=[_sample(exhibit, index) for index in shown],
+        hidden=0 if exhibit.only is not None else exhibit.count - len(shown),
         ledger=_ledger(exhibit, shown),
         plan=_plan(explanation.plan),
     )
@@ -163,6 +178,7 @@ def _sample(exhibit: Exhibit, index: int) -> SampleView:
         score=_part(score, score),
         terms=[(name, _part(amount, score)) for name, amount in terms],
         inputs=[_input(exhibit, name, index) for name in explanation.inputs],
+        layers=_layers(exhibit, index),
     )
 
 
@@ -182,10 +198,25 @@ def _input(exhibit: Exhibit, name: str, index: int) -> InputView:
     elif kind == "image":
         given = _given(exhibit.images, name)
         given = exhibit.explanation.values.get(name) if given is None else given
-        picture = pictures.image(relevance, None if given is None else given[index])
+        below = None if given is None else _of_sample(given, index, exhibit.count)
+        picture = pictures.image(relevance, below, exhibit.pool, exhibit.quantile)
     else:
         picture = pictures.bars(relevance, exhibit.top)
     return InputView(name, words.signed(float(relevance.sum())), picture)
+
+
+def _layers(exhibit: Exhibit, index: int) -> list[pictures.LayerView]:
+    """Maps of the layers, if they were asked for: their places are those of the first input that is an image."""
+    if exhibit.layer_maps is False:
+        return []
+    for name in exhibit.explanation.inputs:
+        relevance = _of_sample(exhibit.explanation.inputs[name], index, exhibit.count)
+        if (exhibit.kinds.get(name) or _kind(exhibit, name, relevance)) == "image":
+            size = (int(relevance.shape[-2]), int(relevance.shape[-1]))
+            globs = None if exhibit.layer_maps is True else exhibit.layer_maps
+            maps = layer_maps(exhibit.explanation, index, size, pool=exhibit.pool, layers=globs)
+            return [pictures.layer(layer, values, exhibit.quantile) for layer, values in maps.items()]
+    raise InputError("layer_maps: no explained input is an image, so the layers have no places to show.")
 
 
 def _of_sample(values: Tensor, index: int, count: int) -> Tensor:
@@ -216,19 +247,25 @@ def _given(option: Any, name: str) -> Any:
 # -- ledger and plan ---------------------------------------------------------------------------------------------------
 
 
-def _ledger(exhibit: Exhibit, shown: int) -> LedgerView:
+def _ledger(exhibit: Exhibit, shown: Sequence[int]) -> LedgerView:
     ledger = exhibit.explanation.ledger
-    scores = ledger.score.reshape(-1).tolist()
+    scores = _at(ledger.score, shown)
     rows: list[tuple[str, str, Sequence[tuple[str, str]]]] = []
     for entry, amount in ledger.rows():
-        pairs = zip(amount.reshape(-1).tolist()[:shown], scores, strict=False)
+        pairs = zip(_at(amount, shown), scores, strict=False)
         cells = [(_part(a, s), f"{a / s:.1%} of the score" if s else "") for a, s in pairs]
         rows.append((entry, words.meaning(entry), cells))
     if not ledger.unassigned:
-        gaps = ledger.gap.reshape(-1).tolist()[:shown]
+        gaps = _at(ledger.gap, shown)
         rows.append(("unaccounted for", "score − inputs − absorbed", [(words.signed(gap, 1), "") for gap in gaps]))
-    columns = [_name(exhibit, index) or "amount" for index in range(shown)]
+    columns = [_name(exhibit, index) or "amount" for index in shown]
     return LedgerView(columns, rows, f"{ledger.error:.1e}".replace("-", "−"), words.verdict(ledger.error))
+
+
+def _at(amounts: Tensor, shown: Sequence[int]) -> list[float]:
+    """The amounts of the samples that are shown; the only amount where they cannot be told apart."""
+    found = amounts.reshape(-1).tolist()
+    return [found[index] for index in shown] if len(found) > max(shown, default=0) else found
 
 
 def _part(amount: float, score: float) -> str:
@@ -265,6 +302,9 @@ def _check_counts(exhibit: Exhibit) -> None:
                 raise InputError(
                     f"{len(part)} {what} for {exhibit.count} samples.\n  fix  {what} has one entry per sample."
                 )
+    beyond = [index for index in exhibit.only or () if not 0 <= index < exhibit.count]
+    if beyond:
+        raise InputError(f"only: there is no sample {beyond[0]}; there are {exhibit.count}, 0 to {exhibit.count - 1}.")
     names = exhibit.explanation.inputs
     for what, option in (*given, ("kinds", exhibit.kinds)):
         unknown = sorted(set(option) - set(names)) if isinstance(option, Mapping) else []

@@ -7,7 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["MEANINGS", "Labels", "at_scale", "meaning", "picked_in_words", "short_line", "signed", "verdict"]
+__all__ = [
+    "MEANINGS",
+    "Labels",
+    "at_scale",
+    "headline",
+    "meaning",
+    "picked_in_words",
+    "short_line",
+    "signed",
+    "verdict",
+]
 
 Labels = Sequence[str] | Mapping[int, str]
 
@@ -62,11 +72,35 @@ def picked_in_words(target: str, picked: Any, labels: Labels | None = None) -> s
     """What the target left open and the outputs decided, for one sample: ``class 7``, ``3 against 5``, ..."""
     if isinstance(picked, (tuple, list)):
         if " against " in target and len(picked) == 2:
-            return " against ".join(picked_in_words("", part, labels) for part in picked)
+            kind = "detection" if "detection" in target else ""
+            return " against ".join(picked_in_words(kind, part, labels) for part in picked)
         if "position" in target and len(picked) == 2:
             return f"token {_named(picked[1], labels)} at position {picked[0]}"
+        if "detection" in target and len(picked) == 2:
+            of = "" if picked[1] is None else f", class {_named(picked[1], labels)}"
+            return f"number {picked[0]}{of}"
+        if "of classes" in target:
+            return f"classes {', '.join(_named(one, labels) for one in picked)}"
         return ", ".join(map(str, picked))
     return f"class {_named(picked, labels)}" if "class" in target else _named(picked, labels)
+
+
+def headline(target: str, picked: Any, labels: Labels | None = None) -> str:
+    """What was explained of one sample, as short as it can be said: the target with what was picked filled in."""
+    sides = target.split(" against ")
+    if len(sides) == 2 and isinstance(picked, (tuple, list)) and len(picked) == 2:
+        return " against ".join(headline(side, part, labels) for side, part in zip(sides, picked, strict=True))
+    if picked is None:
+        return target
+    if "detection" in target and isinstance(picked, (tuple, list)):
+        plain = target.partition(" of class ")[0]
+        return plain if picked[1] is None else f"{plain}, class {_named(picked[1], labels)}"
+    if "of classes" in target:
+        return target.partition("classes")[0] + picked_in_words(target, picked, labels)
+    for unnamed in ("largest class", "the most frequent class", f"class {picked}"):
+        if unnamed in target and isinstance(picked, int):
+            return target.replace(unnamed, f"class {_named(picked, labels)}", 1)
+    return picked_in_words(target, picked, labels)
 
 
 def _named(number: Any, labels: Labels | None) -> str:

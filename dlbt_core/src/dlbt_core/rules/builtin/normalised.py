@@ -106,7 +106,7 @@ def passed(ctx: RuleContext, R: Any, channel: int = 0) -> dict[str, Tensor]:
         return {}
     if not sides:
         ctx.absorb("constant", first)
-    handed = {name: first / len(sides) for name in sides}
+    handed: dict[str, Tensor] = {name: first / len(sides) for name in sides}
     if "weight" in handed:
         shape = ctx.shape("weight")
         aligned = (*shape, *[1] * (first.dim() - channel - 1)) if channel else shape

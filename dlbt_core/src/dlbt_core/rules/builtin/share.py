@@ -30,7 +30,7 @@ def divide(ctx: RuleContext, R: Tensor, z: Tensor, epsilon: float, relative: boo
     else:
         empty = divisor == 0
         c = torch.where(empty, torch.zeros_like(R), R / torch.where(empty, torch.ones_like(divisor), divisor))
-    ctx.absorb("epsilon", R - c * z)
+    ctx.absorb("epsilon", torch.addcmul(R, c, z.expand(R.shape), value=-1))
     return c
 
 

@@ -108,7 +108,7 @@ def _generalised(
         c = divide(ctx, alive, favoured + b_part, epsilon, relative)
         side.product.settle(ctx, handed, c, b_part, b)
     # W^T c for all products, and gamma times more for those of the favoured sign: P^T where z > 0, W^T - P^T elsewhere.
-    whole = side.transposed(c * torch.where(excited, 1.0, 1.0 + gamma).to(c.dtype))
+    whole = side.transposed(torch.where(excited, c, c * (1.0 + gamma)))
     return whole + positive.back(gamma * torch.where(excited, c, -c))
 
 
