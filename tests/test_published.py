@@ -158,7 +158,7 @@ def test_the_modified_gradient_is_there_as_such() -> None:
 
 
 def test_a_gate_gets_nothing_if_the_signal_takes_all() -> None:
-    """Squeeze and excitation: relevance flows through the signal alone, or is shared."""
+    """Squeeze and excitation: relevance flows through the signal alone, or is shared evenly if asked to be."""
     se = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
 
     class Gated(nn.Module):
@@ -170,9 +170,10 @@ def test_a_gate_gets_nothing_if_the_signal_takes_all() -> None:
             return (self.se(x) * x).mean((2, 3))
 
     model = Gated().double().eval()
-    shared = dlbt.explain(model, X, target=0)
-    assert "adaptive_avg_pool2d" in {s.node.name for s in shared.plan.steps}
-    signal = dlbt.explain(model, X, target=0, rules=[(dlbt.Select(op="aten.mul"), dlbt.Use("signal"))], layers="all")
+    shared = dlbt.explain(model, X, target=0, rules=[(dlbt.Select(fact="gated"), dlbt.Use("uniform"))], layers="all")
+    torch.testing.assert_close(shared.at("sigmoid").sum((1, 2, 3)), shared.score / 2)
+    signal = dlbt.explain(model, X, target=0, layers="all")
+    assert {s.rule.variant for s in signal.plan.steps if s.node.name == "mul"} == {"signal"}
     assert float(signal.at("sigmoid").abs().max()) == 0
     torch.testing.assert_close(signal.relevance.sum((1, 2, 3)), signal.score)
     expected = torch.zeros_like(X)

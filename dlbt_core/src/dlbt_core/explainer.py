@@ -14,6 +14,7 @@ from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
 from dlbt_core.execute import Job, execute
 from dlbt_core.graph.export import ExportedModel
+from dlbt_core.graph.ir import Node
 from dlbt_core.graph.ops import packet
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
 from dlbt_core.notices import warn_user
@@ -255,7 +256,7 @@ class Explainer:
 
     def _check_randomness(self, found: Capture) -> None:
         graph = found.graph
-        mixing = [n for n in graph.nodes if packet(n.op) == "aten.batch_norm" and n.args.get("training")]
+        mixing = [n for n in graph.nodes if _mixes_samples(n)]
         if graph.random and getattr(self.model, "training", False):
             raise ModelStateError(
                 f"the model is in train mode and draws random numbers: {graph.random[0]}.\n  fix  call model.eval() first."
@@ -334,6 +335,12 @@ def _usable(call: Any) -> Any:
     from torch.utils._pytree import tree_map_only
 
     return tree_map_only(Tensor, lambda tensor: tensor.clone() if id(tensor) in copied else tensor, call)
+
+
+def _mixes_samples(node: Node) -> bool:
+    """Whether an op normalises by the statistics of the batch."""
+    norms = ("aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit")
+    return packet(node.op) in norms and (bool(node.args.get("training")) or "no_stats" in node.op)
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:

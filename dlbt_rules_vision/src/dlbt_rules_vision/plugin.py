@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 @hookimpl
 def dlbt_plugin_info() -> PluginInfo:
     """Who we are."""
-    return PluginInfo(rule_api="1.0", summary="Convolution, pooling, batch norm", owns=("aten",))
+    return PluginInfo(rule_api="1.0", summary="Convolution, pooling, norms over space, resampling, detection", owns=("aten", "torchvision"))
 
 
 @hookimpl
 def dlbt_register_rules(add: RuleSet) -> None:
     """Declare the rules."""
-    from dlbt_rules_vision import convolution, pooling
+    from dlbt_rules_vision import convolution, detection, group_norms, pooling, resampling
 
-    for module in (convolution, pooling):
+    for module in (convolution, pooling, group_norms, resampling, detection):
         module.declare(add)

@@ -15,8 +15,12 @@ __all__ = ["ATTNLRP", "EPSILON", "GRADIENT_TIMES_INPUT", "HELD", "declare"]
 HELD = (
     (Select(fact="statistic"), Use("constant")),
     (Select(fact="self_gate"), Use("constant")),
+    (Select(fact="gated", has="signal"), Use("signal")),
 )
-"""What stays as it is while relevance is handed back: the scale of a normalisation, the slope of an activation."""
+"""What stays as it is while relevance is handed back: the scale of a normalisation, the slope of an activation, a gate.
+
+A sigmoid's relevance over its input has no bound near 0, so that gates hand nothing on unless they are asked to.
+"""
 
 
 def epsilon(epsilon: float = 1e-6) -> Composite:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
 from dlbt_core.graph.ops import COPIES, ELEMENTWISE, VALUE_FREE, packet
-from dlbt_core.graph.signs import activations, nonnegative
+from dlbt_core.graph.signs import activations, gates, nonnegative
 
 __all__ = ["EMBEDDINGS", "Analyser", "Facts", "analyse", "carriers", "on_path"]
 
@@ -55,7 +55,7 @@ class Facts:
 def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
     """The facts of all built-in analysers and of `more`."""
     found: dict[str, set[int]] = {}
-    for analyser in (statistics, self_gates, attention_weights, infinite_values, nonnegative, activations, *more):
+    for analyser in (statistics, self_gates, attention_weights, infinite_values, nonnegative, gates, activations, *more):
         for name, values in analyser(graph).items():
             found.setdefault(name, set()).update(values)
     return Facts({name: frozenset(values) for name, values in found.items()})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dlbt_core.graph.ir import Graph, Node
+from dlbt_core.graph.ir import Graph, Node, Ref
 from dlbt_core.graph.ops import COPIES, packet
 
-__all__ = ["activations", "nonnegative"]
+__all__ = ["activations", "gates", "nonnegative"]
 
 
 def _aten(names: str) -> frozenset[str]:
@@ -25,7 +25,8 @@ _KEEPS = (COPIES - {"aten.where", "aten.masked_scatter"}) | _aten(
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d pixel_shuffle pixel_unshuffle
+    upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d _upsample_bilinear2d_aa
+    _adaptive_avg_pool2d _adaptive_avg_pool3d max_unpool2d max_unpool3d pixel_shuffle pixel_unshuffle
     channel_shuffle native_channel_shuffle reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d im2col col2im hardswish silu clamp_max where topk sort"""
 )
@@ -65,7 +66,8 @@ def _is_nonnegative(graph: Graph, node: Node, known: set[int]) -> bool:
     return bool(read) and all(i in known for i in read) and all(number >= 0 for number in numbers)
 
 
-_GATES = _aten("sigmoid hardsigmoid softmax _softmax _safe_softmax")
+_GATES = _aten("sigmoid hardsigmoid")
+_PRODUCTS = _aten("mul multiply")
 _ACTIVATIONS: Mapping[str, str] = {
     "aten.relu": "before_relu",
     "aten.tanh": "before_tanh",
@@ -74,14 +76,32 @@ _ACTIVATIONS: Mapping[str, str] = {
 }
 
 
-def activations(graph: Graph) -> dict[str, set[int]]:
-    """``gate``: results of a sigmoid or softmax. ``before_relu``, ``before_tanh``, ...: values that enter only that."""
-    gates: set[int] = set()
+def gates(graph: Graph) -> dict[str, set[int]]:
+    """``gate``: results of a sigmoid, and what is left of 1 by one. ``gated``: products of a gate and a value that is none."""
+    found: set[int] = set()
+    gated: set[int] = set()
     for node in graph.nodes:
-        op, out = packet(node.op), node.outputs
-        if op in _GATES or (op in COPIES and node.inputs and node.inputs[0] in gates):
-            gates.update(o for o in out if o is not None and graph.values[o].is_floating)
-    found: dict[str, set[int]] = {"gate": gates}
+        op, outputs = packet(node.op), {o for o in node.outputs if o is not None and graph.values[o].is_floating}
+        read = set(node.inputs)
+        if op in _GATES or ((op in COPIES or _is_rest(node)) and read & found):
+            found |= outputs
+        elif op in _PRODUCTS and read & found:
+            if len(read - found) == 1:
+                gated |= outputs
+            else:
+                found |= outputs
+    return {"gate": found, "gated": gated}
+
+
+def _is_rest(node: Node) -> bool:
+    """``1 - x``."""
+    numbers = [node.args.get(name) for name in ("self", "other")]
+    return packet(node.op) in ("aten.rsub", "aten.sub", "aten.subtract") and 1 in [n for n in numbers if not isinstance(n, Ref)]
+
+
+def activations(graph: Graph) -> dict[str, set[int]]:
+    """``before_relu``, ``before_tanh``, ...: values that enter only that function."""
+    found: dict[str, set[int]] = {}
     for node in reversed(graph.nodes):
         for output in node.outputs:
             name = _entered(graph, output, found) if output is not None else None

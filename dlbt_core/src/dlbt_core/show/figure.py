@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dlbt_core.errors import DlbtError, InputError
+from dlbt_core.show import words
 from dlbt_core.show.colours import hexadecimal, palette
 
 __all__ = ["FORMATS", "Panel", "encode", "figure", "save", "show"]
@@ -150,30 +151,26 @@ def _colour_bar(made: Any, matplotlib: Any, scale: float | None, size: tuple[flo
     colours = matplotlib.colors.ListedColormap([hexadecimal(colour) for colour in palette("light")], name="dlbt")
     end = 1.0 if scale is None else scale
     shades = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(-end, end), colours)
-    words = ["−max", "0", "+max"] if scale is None else [_number(-end), "0", _number(end)]
+    ticks = ["−max", "0", "+max"] if scale is None else [words.signed(-end, 2), "0", words.signed(end, 2)]
     bar = made.colorbar(shades, cax=axes, orientation="horizontal", ticks=[-end, 0, end])
     bar.outline.set(edgecolor="#c9c7bf", linewidth=0.6)
-    bar.ax.set_xticklabels(words, fontsize=_NOTE, color=_INK)
+    bar.ax.set_xticklabels(ticks, fontsize=_NOTE, color=_INK)
     bar.ax.tick_params(length=2.5, width=0.6, color=_QUIET, pad=2)
     middle = (bottom - 0.2) / height
     _text(made, ((total - wide) / 2 - 0.08) / total, middle, "against", size=8, colour=_QUIET, ha="right", va="center")
     _text(made, ((total + wide) / 2 + 0.08) / total, middle, "for", size=8, colour=_QUIET, ha="left", va="center")
 
 
-def _number(value: float) -> str:
-    return f"{value:+.2g}".replace("-", "−")
-
-
-def _text(made: Any, x: float, y: float, words: str, *, size: float, colour: str = _INK, **options: Any) -> None:
+def _text(made: Any, x: float, y: float, text: str, *, size: float, colour: str = _INK, **options: Any) -> None:
     """Words as they are: a ``$`` in the name of a class is no formula."""
-    made.text(x, y, words, fontsize=size, color=colour, parse_math=False, **{"ha": "center", **options})
+    made.text(x, y, text, fontsize=size, color=colour, parse_math=False, **{"ha": "center", **options})
 
 
-def _lines(words: str, inches: float, size: float) -> list[str]:
+def _lines(text: str, inches: float, size: float) -> list[str]:
     """Words broken into lines that fit, by the mean width of a letter: 0.57 of the font's size."""
     most = max(8, int(inches * 72 / (0.57 * size)))
     lines: list[str] = []
-    for paragraph in words.splitlines():
+    for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             for number, piece in enumerate(_pieces(word, most)):

@@ -101,7 +101,7 @@ def tokens(relevance: Tensor, given: Sequence[str] | None, special: Collection[s
     scale = robust_scale(amounts)
     return TokensView(
         spans=[(s, words.at_scale(s.relevance, scale)) for s in token_spans(shown, amounts.tolist(), scale, special)],
-        scale=_amount(scale),
+        scale=words.amount(scale),
         rest=f"{len(rest)} further positions, together {words.signed(float(rest.sum()))}" if len(rest) else "",
     )
 
@@ -140,7 +140,7 @@ def image(relevance: Tensor, given: Tensor | None, pool: Pool = "sum", quantile:
         light=heat.data_uri(heat.heat_rgb(values, scale, "light")),
         dark=heat.data_uri(heat.heat_rgb(values, scale, "dark")),
         alt="; ".join([f"heat map of {rows} by {columns} pixels", *_extremes(values)]),
-        scale=_amount(scale),
+        scale=words.amount(scale),
         grid=[[words.at_scale(cell, size) for cell in line] for line in grid],
         grid_title="numbers" if is_whole else f"numbers: sums over {len(grid)} by {len(grid[0])} patches",
         size=(rows, columns),
@@ -156,7 +156,7 @@ def layer(name: str, values: Tensor, quantile: float = 0.99) -> LayerView:
         dark=heat.data_uri(heat.heat_rgb(values, scale, "dark")),
         alt="; ".join([f"relevance of {name}, {rows} by {columns}", *_extremes(values)]),
         total=words.signed(float(values.sum())),
-        scale=_amount(scale),
+        scale=words.amount(scale),
         size=(rows, columns),
     )
 
@@ -185,7 +185,3 @@ def _place(place: int, shape: Sequence[int]) -> str:
         place, at = divmod(place, size)
         index.insert(0, at)
     return f"[{', '.join(map(str, index))}]" if index else "value"
-
-
-def _amount(scale: float) -> str:
-    return words.signed(scale, 2).lstrip("+")

@@ -30,6 +30,14 @@ MEANINGS: Mapping[str, str] = {
     "nonlinearity": "kept or added by activations, whose gradient does not hand on what they put out",
     "product": "added or kept by products, whose gradient hands on more than they put out",
     "norm": "kept by normalisations, whose gradient hands on next to nothing",
+    "statistic": "kept by means and deviations that are results of their own and are held constant",
+    "fallback": "kept or added by ops without a rule, whose gradient was used in its place",
+    "clipped": "left out because the method hands on only what is positive",
+    "smoothing": "kept or added by the smooth function whose gradient is used in place of ReLU's",
+    "dropped": "left where nothing of its sign comes in that could take it, or where a rule leaves out the bias",
+    "kernel": "kept or added where an op's derivative is not that of its result",
+    "location": "kept or added by places to look at, whose gradient hands on other amounts than they put out",
+    "overlap": "added where several values are put into one place, of which one is seen",
 }
 """What the names in a ledger mean."""
 
@@ -58,6 +66,11 @@ def verdict(error: float) -> str:
 def signed(value: float, digits: int = 3) -> str:
     """A number with its sign; an exact zero is ``0``."""
     return "0" if value == 0 else f"{value:+.{digits}g}".replace("-", "−")
+
+
+def amount(value: float) -> str:
+    """What the full colour stands for: two figures, without a sign."""
+    return signed(value, 2).lstrip("+")
 
 
 def at_scale(value: float, scale: float) -> str:
