@@ -8,8 +8,9 @@ import zlib
 import pytest
 import torch
 
+from dlbt_core.errors import InputError
 from dlbt_core.show.colours import diverging
-from dlbt_core.show.heat import data_uri, encode_png, extremes, heat, heat_rgb, image_rgb, patches
+from dlbt_core.show.heat import data_uri, encode_png, extremes, heat, heat_rgb, image_rgb, overlay_rgb, patches
 
 
 def decode_png(data):
@@ -56,6 +57,68 @@ def test_heat_sums_the_channels():
     relevance = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(heat(relevance), relevance.double().sum(0))
     assert torch.equal(heat(relevance[0]), relevance[0].double())
+
+
+R = torch.tensor([[[1.0, -2.0]], [[-3.0, -1.0]], [[0.5, 2.0]]])  # three channels, one row, two columns
+
+
+@pytest.mark.parametrize(
+    ("pool", "expected"),
+    [
+        ("sum", [-1.5, -1.0]),
+        ("abs_sum", [4.5, 5.0]),
+        ("max_abs", [-3.0, -2.0]),
+        ("positive", [1.5, 2.0]),
+        ("negative", [-3.0, -3.0]),
+        (0, [1.0, -2.0]),
+        (-1, [0.5, 2.0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_channels_are_pooled(pool, expected, dtype):
+    values = heat(R.to(dtype).requires_grad_(), pool)
+    assert values.dtype == torch.float64
+    assert not values.requires_grad
+    assert values.tolist() == [expected]
+
+
+def test_positive_and_negative_part_add_up_to_the_sum():
+    relevance = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(heat(relevance, "positive") + heat(relevance, "negative"), heat(relevance))
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        (
+            "mean",
+            "no way to pool channels is called 'mean'.\n  fix  pool= one of 'sum', 'abs_sum', 'max_abs', 'positive', "
+            "'negative', or the number of a channel.",
+        ),
+        (3, "pool=3: there is no such channel; there are 3, 0 to 2."),
+    ],
+)
+def test_ways_to_pool_that_are_none(pool, message):
+    with pytest.raises(InputError) as caught:
+        heat(R, pool)
+    assert str(caught.value) == message
+
+
+def test_an_overlay_is_its_image_where_nothing_is_relevant_and_all_colour_where_all_is():
+    image = torch.full((1, 3, 3), 100, dtype=torch.uint8)
+    rgb = overlay_rgb(image, torch.tensor([[0.0, 5.0, -9.0]]), scale=5.0, opacity=1.0)
+    assert [tuple(pixel) for pixel in rgb[0].tolist()] == [(100, 100, 100), diverging(1.0), diverging(-1.0)]
+    half = overlay_rgb(image, torch.tensor([[2.5, -2.5, math.nan]]), scale=5.0, opacity=0.5)[0].double()
+    for pixel, end in zip(half[:2], (1.0, -1.0), strict=True):
+        assert torch.allclose(pixel, 75 + torch.tensor(diverging(end)).double() / 4, atol=0.51)
+    assert half[2].tolist() == [100, 100, 100]
+
+
+def test_an_overlay_is_grey_below_unless_asked():
+    image = torch.tensor([[[200, 100, 0]]], dtype=torch.uint8)
+    nothing = torch.zeros(1, 1)
+    assert overlay_rgb(image, nothing, 1.0).flatten().tolist() == [118, 118, 118]
+    assert overlay_rgb(image, nothing, 1.0, grey=False).tolist() == image.tolist()
 
 
 def test_heat_rgb_is_the_colour_map():

@@ -9,6 +9,7 @@ from torch import nn
 
 import dlbt_core as dlbt
 from dlbt_core.errors import InputError
+from dlbt_core.show.notebook import fragment
 from dlbt_core.show.page import Section, Table, write_page, write_report
 from dlbt_core.show.views import Exhibit
 
@@ -114,6 +115,45 @@ def test_images(read, of_images):
     assert read(of_images).tags.count("img") == 4  # the input as it went in
 
 
+@pytest.fixture(scope="module")
+def of_large_images():
+    layers = (nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return seeded(lambda: dlbt.explain(nn.Sequential(*layers).eval(), torch.randn(2, 3, 80, 72)))
+
+
+def test_large_images_have_an_overlay(read, of_images, of_large_images):
+    over = "the heat map over the input"
+    assert values_of(read(of_large_images), "alt").count(over) == 2
+    assert over not in values_of(read(of_images), "alt")
+    small = torch.rand(2, 3, 20, 18)  # not the size of the relevance: it stands beside the map
+    assert over not in values_of(read(of_large_images, images=small), "alt")
+
+
+def test_maps_of_layers_if_asked_for(read, of_large_images):
+    assert "figure" not in read(of_large_images).tags
+    reader = read(of_large_images, layer_maps=True)
+    assert reader.tags.count("figure") == 2 * 2
+    assert [text for text in reader.texts if text in "01234"][:2] == ["0", "1"]
+    total = f"{float(of_large_images.at('0')[0].double().sum()):+.3g}".replace("-", "−")
+    assert total in reader.text
+    assert read(of_large_images, layer_maps=["1"]).tags.count("figure") == 2
+
+
+def test_some_samples_only(read, of_vectors):
+    reader = read(of_vectors, only=[2, 0], names=["first", "second", "third"])
+    assert reader.texts.count("third") == 2  # its heading, and its column of the ledger
+    assert reader.texts.index("third") < reader.texts.index("first")
+    assert "second" not in reader.texts
+    assert "further samples" not in reader.text
+    shown = reader.texts[reader.texts.index("score ") + 1]
+    assert float(shown.replace("−", "-")) == pytest.approx(float(of_vectors.score[2]), rel=1e-3)
+
+
+def test_pool_and_quantile(read, of_large_images):
+    maps = [values_of(read(of_large_images, **o), "srcset") for o in ({}, {"pool": "abs_sum"}, {"quantile": 0.5})]
+    assert len({tuple(found) for found in maps}) == 3
+
+
 def test_vectors_show_their_largest_entries(read, of_vectors):
     reader = read(of_vectors, top=7)
     assert sum(c.startswith("bar ") for c in values_of(reader, "class")) == 21
@@ -215,6 +255,8 @@ def test_kinds_overrule_the_guess(read, of_vectors):
         ({"tokens": {"nope": [["a"]] * 2}}, "no explained input 'nope'"),
         ({"kinds": {"nope": "bars"}}, "no explained input 'nope'"),
         ({"kinds": {"ids": "image"}}, "not that of an image"),
+        ({"only": [0, 2]}, "only: there is no sample 2; there are 2, 0 to 1."),
+        ({"layer_maps": True}, "layer_maps: no explained input is an image, so the layers have no places to show."),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, of_tokens, options, message):
@@ -230,3 +272,15 @@ def test_report_with_tables(tmp_path):
     assert reader.tags.count("strong") == 1
     assert "How to read this" not in reader.text
     assert "<b>" in reader.texts
+
+
+def test_notebooks(of_tokens, of_images, of_vectors):
+    for explanation in (of_tokens, of_images, of_vectors):
+        text = explanation._repr_html_()
+        reader = Reader(text)
+        assert reader.tags[:2] == ["div", "style"]
+        assert not {"html", "body", "script", "link"} & set(reader.tags)
+        assert not re.search(r"https?:|//[a-z]|@import|url\(|:root|(^|\n)(body|p|table) ?{(?![^<]*}\n</style>)", text)
+        assert "largest class" in reader.text
+    assert fragment([of_vectors], samples=2).count('<section class="sample">') == 2
+    assert "to_html(path, samples=3) shows all" in fragment([of_vectors], samples=2)

@@ -2,8 +2,9 @@
 
 import pytest
 
+import dlbt_core as dlbt
 from dlbt_core.show.tokens import plain_text, token_spans
-from dlbt_core.show.words import at_scale, meaning, picked_in_words, short_line, signed, verdict
+from dlbt_core.show.words import MEANINGS, at_scale, headline, meaning, picked_in_words, short_line, signed, verdict
 
 
 def spans(*tokens, special=()):
@@ -61,6 +62,9 @@ def test_numbers():
         ("class 3 against class 1", (3, 1), "3 (d) against 1 (b)"),
         ("most likely token at position -1", (5, 2), "token 2 (c) at position 5"),
         ("class (1, 2)", (1, 2), "1, 2"),
+        ("score of detection 0", (5, 2), "number 5, class 2 (c)"),
+        ("score of detection 0", (5, None), "number 5"),
+        ("sum of classes 1, 2", (1, 2), "classes 1 (b), 2 (c)"),
     ],
 )
 def test_picked_in_words(target, picked, words):
@@ -68,10 +72,35 @@ def test_picked_in_words(target, picked, words):
     assert picked_in_words("largest class", 3, {4: "e"}) == "class 3"
 
 
+@pytest.mark.parametrize(
+    ("target", "picked", "words"),
+    [
+        ("largest class", 3, "class 3 (d)"),
+        ("class 3", 3, "class 3 (d)"),
+        ("class -1", 3, "class 3 (d)"),
+        ("class 3 against class 1", (3, 1), "class 3 (d) against class 1 (b)"),
+        ("mean of class 2 over a mask", 2, "mean of class 2 (c) over a mask"),
+        ("mean of the most frequent class over a mask", 0, "mean of class 0 (a) over a mask"),
+        ("class 1 at pixel (1, 2)", 1, "class 1 (b) at pixel (1, 2)"),
+        ("sum of classes 1, 2", (1, 2), "sum of classes 1 (b), 2 (c)"),
+        ("x1 of detection 0 of class 1", (5, 1), "x1 of detection 0, class 1 (b)"),
+        ("score of detection 0", (5, None), "score of detection 0"),
+        ("score of detection 0 against score of detection 1", ((5, 1), (6, 9)),
+         "score of detection 0, class 1 (b) against score of detection 1, class 9"),
+        ("cosine with the given embedding", None, "cosine with the given embedding"),
+    ],
+)  # fmt: skip
+def test_headlines(target, picked, words):
+    assert headline(target, picked, ["a", "b", "c", "d"]) == words
+
+
 def test_meanings():
     assert "position embeddings" in meaning("absorbed: constant")
     assert "'mine'" in meaning("absorbed: mine")
     assert "told apart" in meaning("absorbed, all samples: bias")
+    named = {name for row in dlbt.default_plugins().registry.table() for name in row["absorbs"]}
+    assert named >= {"bias", "epsilon", "constant"}
+    assert not {name for name in named if name not in MEANINGS}, "say in show/words.py what these mean"
     assert "NOT" in verdict(0.1)
     assert "NOT" in verdict(float("inf"))
     assert "NOT" not in verdict(1e-7)
