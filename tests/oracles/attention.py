@@ -103,6 +103,32 @@ def attention(case: Case, arriving: Arriving, *, carry: str, **options: Any) -> 
     return Handed(case.per_input(handed), {"softmax": kept} if logits_carry else {})
 
 
+def held_weights(case: Case, arriving: Arriving, *, carry: str, **options: Any) -> Handed:
+    """R_V[j, p] = sum_i A_ij V_jp / O_ip R_ip, the weights A held constant; where the values are constants, they keep all.
+
+    Ali et al. 2022, eq. 7: the epsilon rule of the sum over j, with A in place of a layer's weights.
+    """
+    query, key, value, mask = _operands(case, carry)
+    (R,), (O,) = arriving.R, arriving.z
+    if "v" not in carry:
+        return Handed(case.per_input([torch.zeros_like(x) for x in case.arguments]), {"constant": R})
+    scale = options.get("scale") or 1 / math.sqrt(query.shape[-1])
+    handed = torch.zeros_like(value)
+    heads, key_heads = query.shape[1], key.shape[1]
+    for b in range(query.shape[0]):
+        for h in range(heads):
+            g = h * key_heads // heads
+            rows, columns = query.shape[2], key.shape[2]
+            M, allowed, _ = _mask_of(mask, b, h, rows, columns, options.get("is_causal", False))
+            L = scale * query[b, h] @ key[b, g].T + M
+            for i in range(rows):
+                seen = [j for j in range(columns) if allowed[i, j]]
+                for a, j in zip(softmax_rows(L[i, seen]), seen, strict=True):
+                    handed[b, g, j] += a * value[b, g, j] / O[b, h, i] * R[b, h, i]
+    parts = [handed if name == "v" else torch.zeros_like(x) for name, x in zip(carry, case.arguments, strict=True)]
+    return Handed(case.per_input(parts))
+
+
 def _operands(case: Case, carry: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     named = dict(zip(carry, case.arguments, strict=True))
     rest = iter(case.constants)

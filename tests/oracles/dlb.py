@@ -56,8 +56,9 @@ def stream_weights(plus: Tensor, minus: Tensor, b: Tensor, R: Tensor, which: int
     return torch.where(((P == 0) | (N == 0))[:, None], plus + minus, mixed)
 
 
-def contrastive(case: Case, arriving: Arriving, R: Tensor, *, additive: Sequence[int] = ()) -> tuple[Handed, Handed]:
-    """Two streams, for and against: R is (2, ...), as the outputs. What each hands on and drops; the bias absorbs nothing."""
+def contrastive(case: Case, arriving: Arriving, *, additive: Sequence[int] = ()) -> tuple[Handed, Handed]:
+    """Two streams, for and against: R is (2, ...). What each hands on and drops; the bias absorbs nothing."""
+    (R,) = arriving.R
     compared = R.reshape(2, -1)
 
     def stream(which: int) -> Callable[[Factor], Shared]:
@@ -69,17 +70,13 @@ def contrastive(case: Case, arriving: Arriving, R: Tensor, *, additive: Sequence
 
         return formula
 
-    for_it, against = (
-        shares(case, Arriving(arriving.m, [R[which]], arriving.z), stream(which), additive) for which in (0, 1)
-    )
+    for_it, against = (shares(case, Arriving([], [R[which]], arriving.z), stream(which), additive) for which in (0, 1))
     return for_it, against
 
 
-def contrastive_sum(
-    case: Case, arriving: Arriving, R: Tensor, terms: Callable[..., Sequence[Tensor]]
-) -> tuple[Handed, Handed]:
+def contrastive_sum(case: Case, arriving: Arriving, terms: Callable[..., Sequence[Tensor]]) -> tuple[Handed, Handed]:
     """The same for the terms of a sum, slots first; a constant term keeps what it is given."""
-    (z,) = arriving.z
+    (R,), (z,) = arriving.R, arriving.z
     columns = torch.stack([t.expand(z.shape).reshape(-1) for t in terms(*case.arguments, *case.constants)], 1)
     compared, count = R.reshape(2, -1), len(case.arguments)
     found = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import dlbt_core as dlbt
+from oracles.streams import DECREED, decreed, plugins_with_decree, streams_of, with_decree
 
 TOLERANCE = 1e-10
 CONVERTED = 1e-8
@@ -76,6 +77,10 @@ class Case:
             totals[place] = totals[place] + found
         return totals
 
+    def rows_of(self, out: Tensor) -> Tensor:
+        """An output as one row per sample, or as one in all."""
+        return out.reshape(len(out) if self.batched else 1, -1)
+
     def rows(self, row: int) -> Case:
         """One sample alone."""
         constants = tuple(t[row : row + 1] if k in self.per_sample else t for k, t in enumerate(self.constants))
@@ -90,7 +95,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Arriving:
-    """What arrives at the op's outputs: multipliers, and the relevances ``z * m`` the formulas are written on."""
+    """What arrives at the op's outputs: multipliers, and the relevances ``z * m`` the formulas are written on.
+
+    Where two streams arrive, each relevance is (2, ...), and there are no multipliers.
+    """
 
     m: list[Tensor]
     R: list[Tensor]
@@ -105,12 +113,13 @@ class Handed:
     absorbed: Amounts = field(default_factory=dict)
 
 
-Oracle = Callable[[Case, Arriving], Handed]
+Oracle = Callable[[Case, Arriving], Handed | tuple[Handed, ...]]
+"""What a rule hands on: in one stream, or one for each of several."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A case, a rule, and the oracle for the two."""
+    """A case, a rule, and the oracle for the two; `streams` says whether the rule couples two streams."""
 
     case: Case
     variant: str
@@ -118,18 +127,43 @@ class Check:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     composite: str = "attnlrp"
     tolerance: float = TOLERANCE
+    streams: bool = False
 
     @property
     def id(self) -> str:
         given = ",".join(f"{k}={v}" for k, v in self.parameters.items())
         return f"{self.case.op}#{self.variant}({given})-{self.case.name}"
 
+    def target(self, masks: Sequence[Tensor]) -> Any:
+        """The outputs, weighted by masks and summed."""
+        return (target_of_streams if self.streams else target_for)(self.case, masks)
+
+    def arriving(self, masks: Sequence[Tensor]) -> Arriving:
+        """What then arrives at the op."""
+        z = self.case.outputs()
+        if self.streams:
+            (out,) = z
+            weights = self.target(masks).mask
+            both = decreed(self.case.rows_of(out.double()) * weights)
+            return Arriving([], [both.reshape(2, *out.shape)], z)
+        R = [torch.where(m == 0, 0.0, m * out.double()) for m, out in zip(masks, z, strict=True)]
+        return Arriving(list(masks), R, z)
+
+    def expected(self, arriving: Arriving) -> tuple[Handed, ...]:
+        """What the oracle says, for each stream."""
+        found = self.oracle(self.case, arriving)
+        return (found,) if isinstance(found, Handed) else found
+
 
 class OneOp(nn.Module):
-    """The model: the op alone, or behind ``2 * (x / 2)`` so that its arguments are values computed on the way."""
+    """The model: the op alone, or behind ``2 * (x / 2)`` so that its arguments are values computed on the way.
 
-    def __init__(self, case: Case, behind: bool = False) -> None:
+    Before two streams there is a copy of its output, one row per sample, on which their relevance is decreed.
+    """
+
+    def __init__(self, case: Case, behind: bool = False, streams: bool = False) -> None:
         super().__init__()
+        self.rows = case.rows_of if streams else None
         self.fn, self.places, self.behind, self.count = case.fn, case.places, behind, len(case.constants)
         self.rectified = case.rectified
         for i, constant in enumerate(case.constants):
@@ -144,6 +178,8 @@ class OneOp(nn.Module):
         if self.rectified:
             inputs = [torch.relu(t) for t in inputs]
         out = floating(self.fn(*[inputs[i] for i in self.places], *constants))
+        if self.rows is not None:
+            return self.rows(out[0]).clone()
         return out[0] if len(out) == 1 else tuple(z.clone() for z in out)
 
 
@@ -191,15 +227,27 @@ def target_for(case: Case, masks: Sequence[Tensor]) -> Any:
     return dlbt.target.function(weighted)
 
 
+def target_of_streams(case: Case, masks: Sequence[Tensor]) -> Any:
+    """The same, but for the last output of each sample, at which the other stream starts."""
+    (mask,) = masks
+    weights = case.rows_of(mask).clone()
+    if weights.shape[1] > 1:
+        weights[:, -1] = 0.0
+    return dlbt.target.logits(weights)
+
+
 def run(check: Check, masks: Sequence[Tensor], *, audit: bool = True, behind: bool = False, **more: Any) -> Any:
     """The explanation of a one-op model by one rule."""
     case = check.case
     rules = [(dlbt.Select(op=case.op), dlbt.Use(check.variant, **check.parameters))]
-    target = {} if "targets" in more else {"target": target_for(case, masks)}
+    target = {} if "targets" in more else {"target": check.target(masks)}
     names = "abcd"[: len(case.inputs)]
+    composite = with_decree(check.composite) if check.streams else check.composite
+    if check.streams:
+        more["plugins"] = plugins_with_decree()
     return dlbt.explain(
-        OneOp(case, behind).eval(), *case.inputs, rules=rules, composite=check.composite, layers="none", audit=audit,
-        explain_inputs=list(names), **target, **more,
+        OneOp(case, behind, check.streams).eval(), *case.inputs, rules=rules, composite=composite, layers="none",
+        audit=audit, explain_inputs=list(names), **target, **more,
     )  # fmt: skip
 
 
@@ -212,25 +260,31 @@ def amounts(explanation: Any, batched: bool) -> dict[str, Tensor]:
     ledger = explanation.ledger
     if batched:
         assert not ledger.unassigned, f"not told apart per sample: {dict(ledger.unassigned)}"
-        return dict(ledger.absorbed)
-    totals = {name: amount.sum() for name, amount in ledger.absorbed.items()}
+        return {name: amount for name, amount in ledger.absorbed.items() if name != DECREED}
+    totals = {name: amount.sum() for name, amount in ledger.absorbed.items() if name != DECREED}
     for name, amount in ledger.unassigned.items():
-        if not name.startswith("input "):
+        if not name.startswith("input ") and name != DECREED:
             totals[name] = totals.get(name, 0.0) + amount
     return totals
 
 
 def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: int = 0) -> Any:
     """Assert that rule and oracle agree, that the books close, and that each node's do."""
-    case = check.case
-    z = case.outputs()
-    masks = masks_for(z, seed)
+    masks = masks_for(check.case.outputs(), seed)
     explanation = run(check, masks, audit=audit, behind=behind)
     assert_plan(explanation, check, behind)
-    R = [torch.where(m == 0, 0.0, m * out.double()) for m, out in zip(masks, z, strict=True)]
-    expected = check.oracle(case, Arriving(masks, R, z))
-    scale = max(1.0, *(float(r.abs().max()) for r in R if r.numel()))
+    arriving = check.arriving(masks)
+    scale = max(1.0, *(float(r.abs().max()) for r in arriving.R if r.numel()))
     tolerance = max(check.tolerance, CONVERTED) if behind else check.tolerance
+    for stream, expected in zip(streams_of(explanation), check.expected(arriving), strict=True):
+        assert_handed(stream, check, expected, scale, tolerance)
+        assert_books(stream, check.id, audit)
+    return explanation
+
+
+def assert_handed(explanation: Any, check: Check, expected: Handed, scale: float, tolerance: float) -> None:
+    """Relevances and amounts are what an oracle says."""
+    case = check.case
     for name, got, want in zip("abcd", relevances(explanation, case), expected.inputs, strict=False):
         assert_near(got, want, scale, f"{check.id}: relevance of input {name}", tolerance)
     found = amounts(explanation, case.batched)
@@ -240,8 +294,6 @@ def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: 
         got = found.get(name, torch.zeros_like(want))
         want = want if name in expected.absorbed else torch.zeros_like(got)
         assert_near(got, want, scale, f"{check.id}: absorbed by {name!r}", tolerance)
-    assert_books(explanation, check.id, audit)
-    return explanation
 
 
 def assert_books(explanation: Any, what: str, audit: bool = True, tolerance: float = TOLERANCE) -> None:
@@ -264,9 +316,16 @@ def assert_plan(explanation: Any, check: Check, behind: bool) -> None:
     steps = [s for s in explanation.plan.steps if s.rule.variant == check.variant and _fits(s.node.op, check.case.op)]
     assert steps, f"{check.id}: the rule did not run:\n{explanation.plan}"
     if not behind:
-        around = {"aten.clone.default", *(("aten.relu.default",) if check.case.rectified else ())}
+        around = {
+            "aten.clone.default",
+            *(_ROWS if check.streams else ()),
+            *(("aten.relu.default",) if check.case.rectified else ()),
+        }
         others = [s for s in explanation.plan.steps if s not in steps and s.node.op not in around]
         assert [len(steps), len(others)] == [1, 0], f"{check.id}: more than one op was recorded:\n{explanation.plan}"
+
+
+_ROWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 
 
 def _fits(op: str, key: str) -> bool:

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from dlbt_core.errors import DlbtError, UnknownParameterError
 from dlbt_core.plugins.loader import Plugins
-from oracles.cases.family import ORACLES
+from oracles.cases.family import COUPLED, ORACLES
 from oracles.cases.linear import CHECKS
 from oracles.harness import Arriving, Case, Check, amounts, assert_books, assert_near, check_rule, relevances, source
 from oracles.probe import plugins_with_probe, probe
+from oracles.streams import streams_of
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -56,6 +57,17 @@ def test_any_relevance_at_outputs_that_are_zero(variant: str, plugins: Plugins) 
     for name, amount in expected.absorbed.items():
         assert_near(found.get(name, torch.zeros(()).double()), amount.sum(), 1.0, f"{variant}: {name}", tolerance=1e-8)
     assert_books(explanation, variant)
+
+
+@pytest.mark.parametrize("variant", list(COUPLED))
+def test_two_streams_at_outputs_that_are_zero(variant: str) -> None:
+    """Where positive and negative products cancel the unit speaks for neither; where there are none nothing is shared."""
+    x = torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 2.0]], dtype=torch.float64)
+    w = torch.tensor([[1.0, 0.5, -1.0, 0.0], [1.0, -0.5, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+    case = Case("aten.mm", "zeros", torch.mm, (x,), (w,))
+    assert int((case.outputs()[0] == 0).sum()) == 6
+    found = check_rule(Check(case, variant, COUPLED[variant], streams=True))
+    assert all(float(stream.ledger.absorbed["dropped"].abs().sum()) > 0.1 for stream in streams_of(found))
 
 
 @pytest.mark.parametrize(

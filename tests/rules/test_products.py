@@ -21,7 +21,7 @@ def test_products(check: Check) -> None:
 GATES = {
     "sigmoid": torch.sigmoid,
     "hardsigmoid": torch.nn.functional.hardsigmoid,
-    "softmax": lambda t: torch.softmax(t, -1),
+    "what a sigmoid leaves of 1": lambda t: 1 - torch.sigmoid(t),
     "view of a sigmoid": lambda t: torch.sigmoid(t.reshape(-1)).reshape(t.shape),
 }
 

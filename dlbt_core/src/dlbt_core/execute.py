@@ -161,7 +161,7 @@ def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, i
     if report not in ("blocks", "modules"):
         for node in graph.nodes:
             for place, result in enumerate(node.outputs):
-                if result is not None and graph.values[result].is_floating:
+                if result is not None and graph.values[result].is_floating and not node.name.startswith("derived_"):
                     names[f"{node.name}.{place}" if node.many else node.name] = result
     if not isinstance(report, str):
         names = {name: value for name, value in names.items() if any(fnmatchcase(name, glob) for glob in report)}

@@ -14,7 +14,7 @@ from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
 from dlbt_core.execute import Job, execute
 from dlbt_core.graph.export import ExportedModel
-from dlbt_core.graph.ir import Node
+from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.ops import packet
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
 from dlbt_core.notices import warn_user
@@ -256,7 +256,7 @@ class Explainer:
 
     def _check_randomness(self, found: Capture) -> None:
         graph = found.graph
-        mixing = [n for n in graph.nodes if _mixes_samples(n)]
+        mixing = [n for n in graph.nodes if _mixes_samples(n, graph)]
         if graph.random and getattr(self.model, "training", False):
             raise ModelStateError(
                 f"the model is in train mode and draws random numbers: {graph.random[0]}.\n  fix  call model.eval() first."
@@ -264,7 +264,7 @@ class Explainer:
         if mixing:
             raise ModelStateError(
                 f"batch norm uses the batch's own statistics in {mixing[0].site}: a sample's output depends on the others.\n"
-                "  fix  call model.eval() first."
+                "  fix  call model.eval() first; if it has no running statistics, explain one sample at a time."
             )
         if graph.random:
             warn_user(
@@ -337,10 +337,12 @@ def _usable(call: Any) -> Any:
     return tree_map_only(Tensor, lambda tensor: tensor.clone() if id(tensor) in copied else tensor, call)
 
 
-def _mixes_samples(node: Node) -> bool:
-    """Whether an op normalises by the statistics of the batch."""
+def _mixes_samples(node: Node, graph: Graph) -> bool:
+    """Whether an op normalises by the statistics of a batch of several."""
     norms = ("aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit")
-    return packet(node.op) in norms and (bool(node.args.get("training")) or "no_stats" in node.op)
+    if packet(node.op) not in norms or not (node.args.get("training") or "no_stats" in node.op):
+        return False
+    return graph.values[node.args["input"].index].shape[0] > 1
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:

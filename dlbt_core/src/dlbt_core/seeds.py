@@ -61,8 +61,8 @@ def meet(target: Target, outputs: Mapping[str, Tensor], values: Mapping[str, int
 def of_others(out: Tensor, weights: Tensor) -> Tensor:
     """The multiplier that gives what `weights` does not name the same relevance in total, by size.
 
-    Sankarapu et al. 2024, contrastive mode: relevance against a class starts at all other outputs. A single output has no
-    others; both streams start there.
+    Sankarapu et al. 2024, contrastive mode: relevance against a class starts at all other outputs. Where no other
+    output can take any, both streams start at the same place.
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ def of_others(out: Tensor, weights: Tensor) -> Tensor:
     if out.dim() == 0 or out.shape[-1] == 1:
         return weights
     named = (weights != 0).any(-1, keepdim=True)
-    others = torch.where(named & (weights == 0), out, torch.zeros_like(out))
+    others = torch.where(named & (weights == 0) & out.isfinite(), out, torch.zeros_like(out))
     size = others.abs().sum(-1, keepdim=True)
     total = (weights * torch.where(weights == 0, torch.zeros_like(out), out)).sum(-1, keepdim=True)
-    share = torch.where(size == 0, torch.zeros_like(size), total / torch.where(size == 0, torch.ones_like(size), size))
-    return others.sign() * share
+    share = total / torch.where(size == 0, torch.ones_like(size), size)
+    return torch.where(size == 0, weights, others.sign() * share)
 
 
 def refuse_function(composite: str) -> None:

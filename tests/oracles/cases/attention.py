@@ -81,6 +81,7 @@ def _attention() -> list[Check]:
         )
         found.append(Check(case, "attnlrp", partial(A.attention, carry=carry, **options)))
         found.append(Check(case, "gradient", partial(A.attention_gradient, carry=carry, **options)))
+        found.append(Check(case, "detach", partial(A.held_weights, carry=carry, **options)))
 
     for carry in ("qkv", "v", "q", "k", "qk", "qv", "kv"):
         add(f"{carry}-plain", carry, named, batched=carry == "qkv")
@@ -105,6 +106,7 @@ def _attention() -> list[Check]:
         "aten.scaled_dot_product_attention", "itself", attend("qkv"), (rand(2, 1, 3, 3),), slots=(0, 0, 0), batched=True
     )
     found.append(Check(itself, "attnlrp", partial(A.attention, carry="qkv")))
+    found.append(Check(itself, "detach", partial(A.held_weights, carry="qkv")))
     return found
 
 

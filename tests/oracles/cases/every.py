@@ -15,22 +15,29 @@ from oracles.cases import (
     norms,
     pooling,
     products,
+    recurrent,
     resampling,
     sums,
 )
+from oracles.cases.family import COUPLED, ORACLES
 from oracles.harness import Arriving, Case, Check, Handed, source
 
-__all__ = ["ABSENT", "ALL", "UNBATCHED", "samples"]
+__all__ = ["ABSENT", "ALL", "UNBATCHED", "samples", "tried_in_all_ways"]
 
 ABSENT = attention.ABSENT | elementwise.ABSENT | resampling.ABSENT | detection.ABSENT
 """Keys of rules for ops that torch does not have: no model can run them."""
 
-UNBATCHED = frozenset(
-    "aten.dot aten.outer aten.addbmm aten.trace aten.t aten.numpy_T aten.matrix_H aten.flipud aten.vstack aten.row_stack "
-    "aten.as_strided aten.as_strided_scatter aten.diagonal_scatter aten.masked_select aten.masked_scatter aten.scatter "
-    "aten.gather aten.take_along_dim aten.scatter_add aten._native_batch_norm_legit.no_stats".split()
-) | (detection.UNBATCHED - detection.ABSENT)
-"""Ops without a dimension for samples, or whose cases index across it."""
+UNBATCHED = (
+    frozenset(
+        "aten.dot aten.outer aten.addbmm aten.trace aten.t aten.numpy_T aten.matrix_H aten.flipud aten.vstack aten.row_stack "
+        "aten.as_strided aten.as_strided_scatter aten.diagonal_scatter aten.masked_select aten.masked_scatter aten.scatter "
+        "aten.gather aten.take_along_dim aten.scatter_add aten._native_batch_norm_legit.no_stats aten.mv#pass "
+        "aten.addmv#pass".split()
+    )
+    | (detection.UNBATCHED - detection.ABSENT)
+    | recurrent.UNBATCHED
+)
+"""Ops without a dimension for samples, or whose cases index across it; with a variant where that is so of it alone."""
 
 
 def _stopped(case: Case, arriving: Arriving) -> Handed:
@@ -63,6 +70,7 @@ ALL: list[Check] = [
         group_norms,
         resampling,
         detection,
+        recurrent,
     )
     for check in module.CHECKS
 ] + _STOP
@@ -79,3 +87,18 @@ def samples(op: str, variant: str) -> list[Check]:
         if more is not None and more not in chosen:
             chosen.append(more)
     return chosen
+
+
+SHARED = frozenset({*ORACLES, *COUPLED} - {"epsilon"})
+"""The linear family's variants beyond epsilon and gradient: one formula, whichever op it is."""
+
+FAMILY = frozenset(check.case.op for check in ALL if check.variant == "zplus")
+STAND_FOR_FAMILY = frozenset(
+    f"aten.{name}" for name in "linear matmul einsum conv2d conv_transpose2d batch_norm avg_pool2d".split()
+)
+"""Each way in which an op of the family can enter the formulas."""
+
+
+def tried_in_all_ways(check: Check) -> bool:
+    """Whether a sample gets all the tests there are: of the family's variants only those of some ops."""
+    return check.variant not in SHARED or check.case.op not in FAMILY - STAND_FOR_FAMILY

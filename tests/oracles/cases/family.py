@@ -9,7 +9,7 @@ from typing import Any
 from oracles import boundary, dlb, signed
 from oracles.harness import Case, Check, Handed
 
-__all__ = ["FEW", "MANY", "ORACLES", "SYMMETRIC", "Choice", "passing", "variants_of"]
+__all__ = ["COUPLED", "FEW", "MANY", "ORACLES", "SYMMETRIC", "Choice", "passing", "variants_of"]
 
 ORACLES: Mapping[str, Callable[..., Handed]] = {
     "epsilon": signed.epsilon_rule,
@@ -22,7 +22,10 @@ ORACLES: Mapping[str, Callable[..., Handed]] = {
     "zbox": boundary.z_box,
     "dlb_default": dlb.by_size,
 }
-"""The oracle of each variant; with the rule's parameters and its defaults."""
+"""The oracle of each variant of one stream; with the rule's parameters and its defaults."""
+
+COUPLED: Mapping[str, Callable[..., tuple[Handed, ...]]] = {"dlb_contrastive": dlb.contrastive}
+"""Those of variants that couple two streams."""
 
 Choice = tuple[str, Mapping[str, Any]]
 
@@ -36,6 +39,7 @@ FEW: tuple[Choice, ...] = (
     ("w_square", {"epsilon": 0.1}),
     ("zbox", {"low": -3.0, "high": 3.5, "epsilon": 0.1}),
     ("dlb_default", {}),
+    ("dlb_contrastive", {}),
 )
 """Each variant once."""
 
@@ -70,7 +74,7 @@ MANY: tuple[Choice, ...] = (
 )
 """Each with several parameters."""
 
-SYMMETRIC = frozenset({"epsilon", "norm", "zplus", "alpha_beta", "dlb_default"})
+SYMMETRIC = frozenset({"epsilon", "norm", "zplus", "alpha_beta", "dlb_default", "dlb_contrastive"})
 """Variants that depend on the product terms alone, so that it does not matter which factor is looked at."""
 
 
@@ -82,12 +86,13 @@ def variants_of(
     if channels:
         low, high = (tuple(sign * (3.0 + 0.5 * c) for c in range(channels)) for sign in (-1.0, 1.0))
         wanted += [("zbox", {"low": low, "high": high, "epsilon": 0.1}), ("zbox", {"low": low, "epsilon": 0.1})]
+    oracles: Mapping[str, Callable[..., Any]] = {**ORACLES, **COUPLED}
     found = []
     for variant, parameters in wanted:
-        oracle = partial(ORACLES[variant], additive=additive, **parameters)
+        oracle = partial(oracles[variant], additive=additive, **parameters)
         if variant == "zbox":
             oracle = partial(oracle, channel=channel)
-        found.append(Check(case, variant, oracle, parameters))
+        found.append(Check(case, variant, oracle, parameters, streams=variant in COUPLED))
     return found
 
 

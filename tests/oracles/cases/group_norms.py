@@ -59,7 +59,7 @@ def _checks() -> list[Check]:
             for op in _BATCH:
                 add_affine(f"aten.{op}", name, partial(_batch, op), x, constants)
     for op in ("native_batch_norm", "_native_batch_norm_legit.no_stats"):
-        add(f"aten.{op}", "own", partial(_own, op), rand(3, 4, 2), (rand(4), rand(4)), G.of_batch, batched=False)
+        add(f"aten.{op}", "own", partial(_own, op), rand(1, 4, 6), (rand(4), rand(4)), G.of_batch, batched=False)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from oracles.cases.family import Choice, variants_of
-from oracles.dlb import sum_by_size
+from oracles.dlb import contrastive_sum, sum_by_size
 from oracles.harness import Case, Check, source
 from oracles.picks import all_equal, by_index, of_two, picked
 from oracles.sums import elementwise_sum, sum_of_products
@@ -22,6 +22,7 @@ REDUCED: tuple[Choice, ...] = (
     ("dlb_default", {}),
     ("dlb_default", {"low": -0.5}),
     ("dlb_default", {"low": -1.0, "high": 0.5}),
+    ("dlb_contrastive", {}),
 )
 
 
@@ -29,7 +30,14 @@ def _of_terms(op: str, name: str, fn: Any, inputs: Any, constants: Any, terms: A
     case = Case(op, name, fn, inputs, constants, **more)
     found = [Check(case, "epsilon", partial(elementwise_sum, terms=terms, epsilon=e), {"epsilon": e}) for e in EPSILONS]
     found.append(Check(case, "gradient", partial(elementwise_sum, terms=terms)))
-    return [*found, Check(case, "dlb_default", partial(sum_by_size, terms=terms))]
+    return found + _by_size(case, terms)
+
+
+def _by_size(case: Case, terms: Any) -> list[Check]:
+    return [
+        Check(case, "dlb_default", partial(sum_by_size, terms=terms)),
+        Check(case, "dlb_contrastive", partial(contrastive_sum, terms=terms), streams=True),
+    ]
 
 
 def _added(op: str, fn: Any, first: float, second: float, label: str) -> list[Check]:
@@ -83,7 +91,7 @@ def _additions() -> list[Check]:
     found += _added("aten.rsub", partial(torch.rsub, alpha=0.5), -0.5, 1.0, "alpha")
     zeros = torch.tensor([[0.0, 0.0, 1.0, -1.0], [0.0, 2.0, 0.0, 3.0]], dtype=torch.float64)
     case = Case("aten.add", "zeros", torch.add, (zeros, zeros.flip(1)), batched=True)
-    found.append(Check(case, "dlb_default", partial(sum_by_size, terms=lambda a, b: (a, b))))
+    found += _by_size(case, lambda a, b: (a, b))
     index = torch.tensor([0, 2, 2])
     places = torch.tensor([[0, 1, 1], [2, 0, 0]])
     additive: list[tuple[str, str, Any, Any, Any, tuple[int, ...], bool]] = [

@@ -122,7 +122,7 @@ def declare(add: CompositeSet) -> None:
     )
     contrastive = (Select(has="dlb_contrastive"), Use("dlb_contrastive"))
     add.add(
-        Composite("dlb_contrastive", (contrastive, *_dlb()), passes=FOLDED, streams=("for", "against")),
+        Composite("dlb_contrastive", _dlb(contrastive), passes=FOLDED, streams=("for", "against")),
         "relevance for the class and against it, in two streams (DLBacktrace, Sankarapu et al. 2024)",
         "core",
     )
@@ -142,7 +142,8 @@ _RANGES = {
 """Below and above which input an activation is flat."""
 
 
-def _dlb() -> tuple[Choice, ...]:
+def _dlb(*front: Choice) -> tuple[Choice, ...]:
+    """The choices of DLBacktrace; `front` stands before those that share by size."""
     ranged = tuple(
         (Select(op=CONVOLUTION + LINEAR, fact=f"before_{name}"), Use("dlb_default", **given))
         for name, given in _RANGES.items()
@@ -151,6 +152,7 @@ def _dlb() -> tuple[Choice, ...]:
         *HELD,
         (Select(op=BATCH_NORM), Use("pass")),
         (Select(op=("aten.layer_norm", "aten.rms_norm", "aten.group_norm"), has="pass"), Use("pass")),
+        *front,
         *ranged,
         (Select(has="dlb_default"), Use("dlb_default")),
     )

@@ -70,8 +70,8 @@ def _stabilised(
     ctx: RuleContext, m: Tensor, product: Product, epsilon: float, relative: bool, bias: str
 ) -> dict[str, Any]:
     """The epsilon rule. The bias is a part of z and takes its share, or is dropped from z: then all goes to the inputs."""
-    summand = product.summand(ctx)
-    if bias == "dropped" and summand is not None:
+    summand = product.summand(ctx) if bias == "dropped" else None
+    if summand is not None:
         m = divide(ctx, m * ctx.output, ctx.output - summand, epsilon, relative)
         handed = share_between_factors(ctx, m, product)
         return {name: given for name, given in handed.items() if name != product.offset}
