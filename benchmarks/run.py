@@ -6,8 +6,6 @@ Run with ``make bench``, or ``python benchmarks/run.py --repeats 15 resnet50``.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,32 +13,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from shapes import SHAPES, Shape
+from timing import interleaved
 from torch import Tensor, nn
 
 import dlbt_core as dlbt
 
 LIMIT = 1.4
 FIRST_LIMIT = 0.5
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def interleaved(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, all taking turns."""
-    for function in functions.values():
-        function()
-        function()
-    taken: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            taken[name].append(seconds(function))
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def prepared(shape: Shape, device: str) -> tuple[nn.Module, dict[str, Tensor]]:

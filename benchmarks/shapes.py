@@ -63,6 +63,7 @@ SHAPES = {
     for shape in (
         Shape("resnet18 224px", _torchvision("resnet18"), _image),
         Shape("resnet50 224px", _torchvision("resnet50"), _image),
+        Shape("vgg11 224px", _torchvision("vgg11"), _image),
         Shape("bert-base 128 tokens", _bert, _tokens(30522, 128)),
         Shape("llama 8x512 128 tokens", _llama, _tokens(32000, 128), True),
     )

@@ -19,7 +19,7 @@ def dlbt_plugin_info() -> PluginInfo:
 @hookimpl
 def dlbt_register_rules(add: RuleSet) -> None:
     """Declare the rules."""
-    from dlbt_rules_nlp import attention, embedding, norms
+    from dlbt_rules_nlp import attention, embedding, norms, recurrent, recurrent_packing
 
-    for module in (embedding, attention, norms):
+    for module in (embedding, attention, norms, recurrent, recurrent_packing):
         module.declare(add)

@@ -1,0 +1,103 @@
+"""Silent traps of the field around batch norm: what folds, what does not, and a model that stays as it was."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import dlbt_core as dlbt
+from test_traps_vision import COMPOSITES, close, drawn, image
+
+X = image(3, 3, 12, 12)
+
+
+def normed(eps: float = 1e-5) -> Any:
+    """Registered in another order than run."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.n2, self.c2 = nn.BatchNorm2d(6, eps=eps), nn.Conv2d(4, 6, 3, bias=False)
+            self.head, self.c1, self.n1 = nn.Linear(6, 5), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=eps)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.n2(self.c2(F.relu(self.n1(self.c1(x)))))).mean((2, 3)))
+
+    return drawn(Normed())
+
+
+def folded_by_hand(model: Any) -> Any:
+    model = deepcopy(model)
+    for conv, name in ((model.c1, "n1"), (model.c2, "n2")):
+        norm = getattr(model, name)
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = 0.0 if conv.bias is None else conv.bias
+        conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias)
+        conv.weight = nn.Parameter(conv.weight * scale.view(-1, 1, 1, 1))
+        setattr(model, name, nn.Identity())
+    return model
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.1])
+@pytest.mark.parametrize("composite", COMPOSITES[1:])
+def test_batch_norm_is_folded_exactly_whatever_its_eps(composite: str, eps: float) -> None:
+    model = normed(eps)
+    found = dlbt.explain(model, X, composite=composite, target=1)
+    by_hand = dlbt.explain(folded_by_hand(model), X, composite=composite, target=1)
+    assert close(found.score, model(X)[:, 1], 1e-12)
+    assert close(found.relevance, by_hand.relevance)
+    assert not any("batch_norm" in step.node.op for step in found.plan.steps)
+
+
+class PreActivation(nn.Module):
+    """Norm, ReLU, convolution, concatenated to what came in, as in DenseNet: no norm follows a convolution of its width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm_a = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.a, self.norm_b, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat([x, self.a(F.relu(self.norm_a(x)))], 1)
+        return self.head(F.relu(self.norm_b(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("composite", [*COMPOSITES, "auto", "guided_backprop", "dlb_default"])
+@pytest.mark.parametrize("build", [PreActivation, normed])
+def test_a_model_with_batch_norm_stays_as_it_was(build: Any, composite: str) -> None:
+    model = build()
+    model = model if build is normed else drawn(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    logits = model(X)
+    found = dlbt.explain(model, X, composite=composite)
+    assert found.ledger.error <= 1e-9
+    assert torch.isfinite(found.relevance).all()
+    assert torch.equal(model(X), logits)
+    assert all(model.get_parameter(name) is p for name, p in parameters.items())
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.torchvision
+@pytest.mark.parametrize("composite", [*COMPOSITES, "auto"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_untrained_models_of_torchvision_keep_sum_and_logit_together(name: str, composite: str) -> None:
+    """Norms as they are built, with running statistics that never ran."""
+    from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(models, name)(weights=None).eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    x = image(1, 3, 64, 64).float()
+    found = dlbt.explain(model, x, composite=composite)
+    assert found.ledger.error <= 1e-3
+    assert abs(found.relevance.sum() / found.score) < 10
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
