@@ -97,8 +97,8 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], list[st
         errors.UnknownVariantError,
         [
             "aten.linear.default has no variant 'taylor' (asked by this call's rules",
-            "It has: core:alpha_beta, core:dlb_contrastive, core:dlb_default, core:epsilon, core:flat, core:gamma, core:gradient, "
-            "core:norm, core:pass, core:w_square, core:zbox, core:zplus",
+            "It has: core:alpha_beta, core:dlb_contrastive, core:dlb_default, core:epsilon, core:flat, core:gamma, "
+            "core:gradient, core:norm, core:pass, core:w_square, core:zbox, core:zplus",
         ],
     ),
     "unknown parameter": (

@@ -257,7 +257,7 @@ def test_public_names() -> None:
     """What is in `__all__` is what we promise."""
     assert dlbt.__all__ == [
         "Composite", "Explainer", "Explanation", "Ledger", "Plan", "PluginInfo", "Plugins", "RuleContext", "RuleSet",
-        "Select", "Use", "__version__", "composite", "default_plugins", "errors", "explain", "hookimpl", "load", "reload_plugins",
-        "target", "use_rules",
+        "Select", "Use", "__version__", "composite", "default_plugins", "errors", "explain", "hookimpl", "load",
+        "reload_plugins", "target", "use_rules",
     ]  # fmt: skip
     assert all(hasattr(dlbt, name) for name in dlbt.__all__)

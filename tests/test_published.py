@@ -70,7 +70,8 @@ def test_which_rule_where(name: str) -> None:
     assert tuple(variants[place] for place in PLACES) == EXPECTED[name]
     assert found.ledger.error <= 1e-12
     for account in found.ledger.accounts:
-        assert account.leak is not None and float(account.leak.abs().max()) <= 1e-12
+        assert account.leak is not None
+        assert float(account.leak.abs().max()) <= 1e-12
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +131,7 @@ def test_errors() -> None:
     with pytest.raises(UnknownCompositeError) as chosen:
         dlbt.composite("auto")
     assert str(chosen.value) == "'auto' is chosen by the model's graph; pass the name itself as composite."
-    with pytest.raises(UnknownCompositeError, match="no composite 'epsilon_plas'. Did you mean 'epsilon_plus'?"):
+    with pytest.raises(UnknownCompositeError, match=r"no composite 'epsilon_plas'\. Did you mean 'epsilon_plus'\?"):
         dlbt.composite("epsilon_plas")
 
 

@@ -257,3 +257,39 @@ def test_a_long_sequence_is_one_node() -> None:
     assert [step.node.op for step in found.plan.steps].count("aten.lstm.input") == 1
     assert len(found.plan.steps) < 10
     assert found.ledger.error <= 1e-9
+
+
+def test_one_explainer_for_other_lengths() -> None:
+    """The packed layout follows from the lengths, so other lengths are another run."""
+    model, x = Reader("lstm", packed=True).eval(), source(61)(3, 5, 3)
+    explainer = dlbt.Explainer(model, explain_inputs=["x"])
+    for lengths in (LENGTHS, torch.tensor([5, 5, 5]), LENGTHS):
+        found, alone = explainer(x, lengths, target=0), dlbt.explain(model, x, lengths, target=0, explain_inputs=["x"])
+        assert torch.equal(found.relevance, alone.relevance)
+        assert found.ledger.error <= 1e-9
+        for row, length in enumerate(lengths.tolist()):
+            assert float(found.relevance[row, length:].abs().sum()) == 0
+
+
+def test_packed_token_ids() -> None:
+    """Ids that are packed before they are embedded carry relevance as those that are not."""
+
+    class Embedder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(7, 3).double()
+            self.layer = layer("gru", 3, 4)
+            self.head = nn.Linear(4, 2).double()
+
+        def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+            rows = pack_padded_sequence(ids, lengths, batch_first=True, enforce_sorted=False)
+            out = self.layer(rows._replace(data=self.embed(rows.data)))[1]
+            return self.head(last_h(out)[-1])  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model, ids = Embedder().eval(), torch.tensor([[1, 2, 0, 0, 0], [3, 4, 5, 6, 1], [2, 2, 6, 1, 0]])
+    found = dlbt.explain(model, ids, LENGTHS, target=1, explain_inputs=["ids"])
+    assert found.relevance.shape == ids.shape
+    assert found.ledger.error <= 1e-9
+    assert float(found.relevance[0, :2].abs().min()) > 0
+    assert float(found.relevance[0, 2:].abs().sum()) == 0

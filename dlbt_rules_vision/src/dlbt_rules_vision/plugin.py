@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @hookimpl
 def dlbt_plugin_info() -> PluginInfo:
     """Who we are."""
-    return PluginInfo(rule_api="1.0", summary="Convolution, pooling, norms over space, resampling, detection", owns=("aten", "torchvision"))
+    summary = "Convolution, pooling, norms over space, resampling, detection"
+    return PluginInfo(rule_api="1.0", summary=summary, owns=("aten", "torchvision"))
 
 
 @hookimpl

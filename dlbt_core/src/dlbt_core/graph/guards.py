@@ -12,6 +12,7 @@ from dlbt_core.graph.ir import Guard
 __all__ = ["advanced", "guard_of", "random_state"]
 
 _ESCAPES = {"resolve_conj", "resolve_neg"}
+_SHAPED_BY_CONTENT = {"_pack_padded_sequence"}  # torch does not tag it
 
 
 def guard_of(func: Any, given: Mapping[str, Any], items: list[Any]) -> Guard | None:
@@ -20,7 +21,8 @@ def guard_of(func: Any, given: Mapping[str, Any], items: list[Any]) -> Guard | N
         return Guard("result", items[0] if len(items) == 1 else tuple(items))
     if func._opname in _ESCAPES:
         return Guard("content", items[0].clone())
-    if torch.Tag.dynamic_output_shape in func.tags or _indexes_by_mask(func, given):
+    dynamic = torch.Tag.dynamic_output_shape in func.tags or func._opname in _SHAPED_BY_CONTENT
+    if dynamic or _indexes_by_mask(func, given):
         return Guard("shape", tuple(tuple(item.shape) for item in items if isinstance(item, torch.Tensor)))
     return None
 

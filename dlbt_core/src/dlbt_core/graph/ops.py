@@ -83,7 +83,7 @@ COPIES = COPIES_OF_PIXELS | _aten(
     constant_pad_nd pad roll flip fliplr flipud rot90 tril triu
     index index_select gather take_along_dim masked_select masked_fill where
     slice_scatter select_scatter as_strided_scatter diagonal_scatter
-    index_put index_copy index_fill scatter masked_scatter copy"""
+    index_put index_copy index_fill scatter masked_scatter copy _pack_padded_sequence _pad_packed_sequence"""
 )
 """Ops each of whose results' elements is one element of an argument, or a constant."""
 

@@ -20,7 +20,8 @@ _HOMES = {
     "dlbt-rules-nlp": (
         "embedding embedding_bag _embedding_bag* scaled_dot_product_attention _scaled_dot_product_* "
         "softmax _softmax _safe_softmax log_softmax _log_softmax layer_norm native_layer_norm rms_norm _fused_rms_norm "
-        "lstm lstm_cell gru gru_cell rnn_tanh rnn_relu rnn_tanh_cell rnn_relu_cell _thnn_fused_*"
+        "lstm lstm_cell gru gru_cell rnn_tanh rnn_relu rnn_tanh_cell rnn_relu_cell _thnn_fused_* "
+        "_pack_padded_sequence _pad_packed_sequence"
     ).split(),
 }
 

@@ -14,7 +14,9 @@ from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare", "declare_copies"]
 
-_OWN = frozenset({"aten.detach", "aten.copy", "aten.as_strided_scatter"})
+_OWN = frozenset(
+    {"aten.detach", "aten.copy", "aten.as_strided_scatter", "aten._pack_padded_sequence", "aten._pad_packed_sequence"}
+)
 _WITH_CONSTANTS = frozenset(
     f"aten.{name}"
     for name in (
