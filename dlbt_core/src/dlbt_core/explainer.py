@@ -342,7 +342,7 @@ def _mixes_samples(node: Node, graph: Graph) -> bool:
     norms = ("aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit")
     if packet(node.op) not in norms or not (node.args.get("training") or "no_stats" in node.op):
         return False
-    return graph.values[node.args["input"].index].shape[0] > 1
+    return int(graph.values[node.args["input"].index].shape[0]) > 1
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:

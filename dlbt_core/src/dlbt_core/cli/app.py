@@ -61,6 +61,43 @@ def demo(
 
 
 @app.command()
+def text(
+    model: Annotated[str, typer.Argument(help="A folder that save_pretrained has written, or a name on the hub.")],
+    sentence: Annotated[str, typer.Argument(help="The text.")],
+    pair: Annotated[str | None, typer.Option(help="A second text: that to answer from, or to compare with.")] = None,
+    task: Annotated[str, typer.Option(help="What the model is for: classification, causal-lm, ...")] = "auto",
+    target: Annotated[
+        str | None, typer.Option(help="A label, a token, an answer; the most likely unless given.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(help="A label or token to set against it.")] = None,
+    continuation: Annotated[str | None, typer.Option(help="For language models: the text that follows.")] = None,
+    at: Annotated[str | None, typer.Option(help="Which token: a word of the text, or a position.")] = None,
+    composite: Annotated[str, typer.Option(help="Which rule where; see dlbt composites.")] = "auto",
+    words: Annotated[bool, typer.Option("--words", help="Print words with their numbers in place of tokens.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a page (.html) or a picture (.png, .svg).", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a model of transformers on a text: what in it made the model say what it says."""
+    from dlbt_core.cli import tables
+    from dlbt_core.cli import text as command
+
+    result = command.explain(
+        model, sentence, task=task, composite=composite, pair=pair, target=target, against=against,
+        continuation=continuation, at=at,
+    )  # fmt: skip
+    if out is not None:
+        result.save(out)
+    if as_json:
+        tables.print_json(command.text_json(result))
+    elif out is not None:
+        typer.echo(str(out))
+    else:
+        command.print_text(result, words)
+
+
+@app.command()
 def plugins(
     as_json: AsJson = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show the errors of those that failed.")] = False,

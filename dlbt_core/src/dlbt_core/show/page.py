@@ -86,8 +86,9 @@ def write_page(
     how_to_read : sequence of str
         Paragraphs that explain the page to its readers; empty for none.
     **options
-        For each explanation that is not an `Exhibit`: `tokens`, `images`, `labels`, `names`, `special`, `kinds`,
-        `heading`, `note`, `samples`, `top`, `only`, `pool`, `quantile`, `layer_maps`, as `Exhibit` describes them.
+        For each explanation that is not an `Exhibit`: `tokens`, `images`, `labels`, `names`, `special`,
+        `hide_special`, `kinds`, `heading`, `note`, `samples`, `top`, `only`, `pool`, `quantile`, `layer_maps`, `matrices`,
+        `picked`, as `Exhibit` describes them.
 
     Returns
     -------

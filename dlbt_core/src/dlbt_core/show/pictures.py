@@ -13,7 +13,7 @@ from dlbt_core.errors import InputError
 from dlbt_core.show import heat, words
 from dlbt_core.show.colours import robust_scale
 from dlbt_core.show.heat import Pool
-from dlbt_core.show.tokens import Span, token_spans
+from dlbt_core.show.tokens import Piece, Span, pieces_of, token_spans
 
 __all__ = ["BarsView", "ImageView", "Kind", "LayerView", "Picture", "TokensView", "bars", "image", "layer", "tokens"]
 
@@ -30,6 +30,7 @@ class TokensView:
     spans: Sequence[tuple[Span, str]]
     scale: str
     rest: str
+    full: float = 1.0
     kind: Kind = "tokens"
 
 
@@ -82,8 +83,27 @@ class BarsView:
 Picture = TokensView | ImageView | BarsView
 
 
-def tokens(relevance: Tensor, given: Sequence[str] | None, special: Collection[str] = ()) -> TokensView:
+def tokens(
+    relevance: Tensor,
+    given: Sequence[str | Piece] | None,
+    special: Collection[str] = (),
+    hide_special: bool = False,
+    full: float | None = None,
+) -> TokensView:
     """Tokens coloured by relevance of shape (T,), or (T, ...) to be summed.
+
+    Parameters
+    ----------
+    relevance : Tensor
+        Of one sample.
+    given : sequence of str or Piece, optional
+        Tokens in the order of the positions; or pieces, which know their positions and may be words.
+    special : collection of str
+        Tokens that stand for no text; see `dlbt_core.show.tokens.token_spans`.
+    hide_special : bool
+        Whether to show of those only the sum.
+    full : float, optional
+        The amount that gets the full colour, where other tokens share the scale.
 
     Raises
     ------
@@ -91,18 +111,29 @@ def tokens(relevance: Tensor, given: Sequence[str] | None, special: Collection[s
         If there are more tokens than positions.
     """
     amounts = relevance.sum(tuple(range(1, relevance.dim()))) if relevance.dim() > 1 else relevance.reshape(-1)
-    shown = [str(position) for position in range(len(amounts))] if given is None else list(given)
-    if len(shown) > len(amounts):
+    shown = pieces_of([str(position) for position in range(len(amounts))] if given is None else list(given), special)
+    if max((piece.positions[-1] for piece in shown), default=-1) >= len(amounts):
         raise InputError(
             f"{len(shown)} tokens for {len(amounts)} positions.\n"
             "  fix  give one token per position, in the order of the ids."
         )
-    amounts, rest = amounts[: len(shown)], amounts[len(shown) :]
-    scale = robust_scale(amounts)
+    hidden = [piece for piece in shown if piece.special] if hide_special else []
+    shown = [piece for piece in shown if not piece.special] if hide_special else shown
+    named = {position for piece in (*shown, *hidden) for position in piece.positions}
+    rest = [position for position in range(len(amounts)) if position not in named]
+    sums = [float(amounts[list(piece.positions)].sum()) for piece in shown]
+    scale = robust_scale(torch.tensor(sums, dtype=torch.float64, device="cpu")) if full is None else full
+    left_out = [("special token", "special tokens", [p for piece in hidden for p in piece.positions])]
+    left_out.append(("further position", "further positions", rest))
     return TokensView(
-        spans=[(s, words.at_scale(s.relevance, scale)) for s in token_spans(shown, amounts.tolist(), scale, special)],
+        spans=[(s, words.at_scale(s.relevance, scale)) for s in token_spans(shown, sums, scale)],
         scale=words.amount(scale),
-        rest=f"{len(rest)} further positions, together {words.signed(float(rest.sum()))}" if len(rest) else "",
+        rest="; ".join(
+            f"{len(places)} {one if len(places) == 1 else many}, together {words.signed(float(amounts[places].sum()))}"
+            for one, many, places in left_out
+            if places
+        ),
+        full=scale,
     )
 
 

@@ -13,11 +13,13 @@ from dlbt_core.explanation import Explanation
 from dlbt_core.show import pictures, words
 from dlbt_core.show.heat import Pool
 from dlbt_core.show.layers import layer_maps
+from dlbt_core.show.matrix import Matrix, MatrixView, matrix_view
 from dlbt_core.show.pictures import Kind
+from dlbt_core.show.tokens import Piece
 
 __all__ = ["Exhibit", "ExhibitView", "view"]
 
-Tokens = Sequence[Sequence[str]]
+Tokens = Sequence[Sequence[str | Piece]]
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Exhibit:
     heading, note : str
         Its title and a line below it.
     tokens : sequence of sequence of str, or mapping of input name to such, optional
-        Per sample the tokens, as the tokenizer gives them. A sample may have fewer than positions: the rest is padding,
-        of which only the sum is shown. Positions are numbered if no tokens are given.
+        Per sample the tokens, as the tokenizer gives them, or pieces. A sample may have fewer than positions: the rest is
+        padding, of which only the sum is shown. Positions are numbered if no tokens are given.
     special : collection of str
         Tokens that stand for no text, besides those that look like it (``[CLS]``, ``<s>``).
+    hide_special : bool
+        Whether to show of those only the sum.
     images : Tensor or mapping of input name to Tensor, optional
         Pictures to show beside the heat maps, shape (B, C, H, W) or (B, H, W); an explanation does not keep its inputs.
     labels : sequence or mapping of int to str, optional
@@ -55,6 +59,10 @@ class Exhibit:
         Share of an image's pixels that stay inside the scale of colours; those beyond have the full colour.
     layer_maps : bool or sequence of str
         Whether to show the relevance of layers as maps, or globs on the names of those to show.
+    matrices : sequence of Matrix
+        Tables of relevance to show below the samples: layers by tokens, and the like.
+    picked : sequence of str, optional
+        Per sample what the target left open and the outputs decided, in words, in place of its numbers.
     """
 
     explanation: Explanation
@@ -62,6 +70,7 @@ class Exhibit:
     note: str = ""
     tokens: Tokens | Mapping[str, Tokens] | None = None
     special: Collection[str] = ()
+    hide_special: bool = False
     images: Tensor | Mapping[str, Tensor] | None = None
     labels: words.Labels | None = None
     names: Sequence[str] | None = None
@@ -72,6 +81,8 @@ class Exhibit:
     pool: Pool = "sum"
     quantile: float = 0.99
     layer_maps: bool | Sequence[str] = False
+    matrices: Sequence[Matrix] = ()
+    picked: Sequence[str] | None = None
 
     @property
     def count(self) -> int:
@@ -137,6 +148,7 @@ class ExhibitView:
     hidden: int
     ledger: LedgerView
     plan: PlanView
+    matrices: Sequence[MatrixView] = ()
 
 
 def view(exhibit: Exhibit) -> ExhibitView:
@@ -159,6 +171,7 @@ def view(exhibit: Exhibit) -> ExhibitView:
         hidden=0 if exhibit.only is not None else exhibit.count - len(shown),
         ledger=_ledger(exhibit, shown),
         plan=_plan(explanation.plan),
+        matrices=[matrix_view(matrix) for matrix in exhibit.matrices],
     )
 
 
@@ -167,19 +180,30 @@ def view(exhibit: Exhibit) -> ExhibitView:
 
 def _sample(exhibit: Exhibit, index: int) -> SampleView:
     explanation = exhibit.explanation
-    picked = explanation.picked[index] if index < len(explanation.picked) else None
     ledger = explanation.ledger
     score = float(explanation.score.reshape(-1)[index])
     parts = [*ledger.inputs.items(), *ledger.absorbed.items()]
+    inputs = [_input(exhibit, name, index) for name in explanation.inputs]
+    scales = [view.picture.full for view in inputs if isinstance(view.picture, pictures.TokensView)]
+    if len(set(scales)) > 1:  # within a sample equal colours are equal amounts
+        inputs = [_input(exhibit, name, index, max(scales)) for name in explanation.inputs]
     terms = [(name, float(amount.reshape(-1)[index])) for name, amount in parts if amount.numel() > index]
     return SampleView(
         name=_name(exhibit, index),
-        picked="" if picked is None else words.picked_in_words(explanation.target, picked, exhibit.labels),
+        picked=_picked(exhibit, index),
         score=_part(score, score),
         terms=[(name, _part(amount, score)) for name, amount in terms],
-        inputs=[_input(exhibit, name, index) for name in explanation.inputs],
+        inputs=inputs,
         layers=_layers(exhibit, index),
     )
+
+
+def _picked(exhibit: Exhibit, index: int) -> str:
+    if exhibit.picked is not None:
+        return exhibit.picked[index]
+    found = exhibit.explanation.picked
+    picked = found[index] if index < len(found) else None
+    return "" if picked is None else words.picked_in_words(exhibit.explanation.target, picked, exhibit.labels)
 
 
 def _name(exhibit: Exhibit, index: int) -> str:
@@ -188,13 +212,14 @@ def _name(exhibit: Exhibit, index: int) -> str:
     return f"sample {index}" if exhibit.count > 1 else ""
 
 
-def _input(exhibit: Exhibit, name: str, index: int) -> InputView:
+def _input(exhibit: Exhibit, name: str, index: int, full: float | None = None) -> InputView:
     relevance = _of_sample(exhibit.explanation.inputs[name], index, exhibit.count).detach().cpu().double()
     kind = exhibit.kinds.get(name) or _kind(exhibit, name, relevance)
     picture: pictures.Picture
     if kind == "tokens":
         given = _given(exhibit.tokens, name)
-        picture = pictures.tokens(relevance, None if given is None else given[index], exhibit.special)
+        own = None if given is None else given[index]
+        picture = pictures.tokens(relevance, own, exhibit.special, exhibit.hide_special, full)
     elif kind == "image":
         given = _given(exhibit.images, name)
         given = exhibit.explanation.values.get(name) if given is None else given
@@ -295,7 +320,12 @@ def _row(row: Mapping[str, Any], where: str) -> Mapping[str, str]:
 
 
 def _check_counts(exhibit: Exhibit) -> None:
-    given = [("names", exhibit.names), ("images", exhibit.images), ("tokens", exhibit.tokens)]
+    given = [
+        ("names", exhibit.names),
+        ("picked", exhibit.picked),
+        ("images", exhibit.images),
+        ("tokens", exhibit.tokens),
+    ]
     for what, option in given:
         for part in option.values() if isinstance(option, Mapping) else [option]:
             if part is not None and len(part) != exhibit.count:

@@ -14,6 +14,15 @@ from dlbt_core.target.detection import COORDINATES, DetectionTarget
 from dlbt_core.target.region import RegionTarget
 from dlbt_core.target.scores import ClassesTarget, ClassTarget, ContrastTarget, MaskTarget, TokenTarget
 from dlbt_core.target.similarity import Cosine
+from dlbt_core.target.text import (
+    MEASURES,
+    ContinuationTarget,
+    EachTarget,
+    LabelTarget,
+    LogProbability,
+    Similarity,
+    SpanTarget,
+)
 
 __all__ = [
     "FunctionTarget",
@@ -22,13 +31,18 @@ __all__ = [
     "as_target",
     "choose_output",
     "classes",
+    "continuation",
     "contrast",
     "cosine",
     "detection",
+    "each",
     "function",
+    "label",
     "logits",
     "output",
     "region",
+    "similarity",
+    "span",
     "token",
 ]
 
@@ -175,6 +189,118 @@ def cosine(embedding: Any, path: str | None = None) -> FunctionTarget:
     return FunctionTarget(Cosine(embedding, path))
 
 
+def continuation(
+    ids: Any, start: Any = None, measure: str = "logit", path: str | None = None
+) -> ContinuationTarget | FunctionTarget:
+    """Several tokens of an output of shape (B, T, V), each at the position that predicts it: the sum of their scores.
+
+    Parameters
+    ----------
+    ids : sequence of int, or one such sequence per sample
+        Token ids of the continuation.
+    start : int or sequence of int, optional
+        The position that predicts the first of them, one for all samples or one per sample. Unless given the continuation is
+        the end of the model's input, so that its first token is predicted by the position before it.
+    measure : {"logit", "log_probability"}
+        What is summed. A sum of logits is handed back whole; of log-probabilities the normaliser keeps a part, which the
+        ledger names.
+    path : str, optional
+        Which output.
+    """
+    if measure not in MEASURES:
+        raise TargetError(f"measure is 'logit' or 'log_probability', not {measure!r}.")
+    found = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+    several = [list(row) for row in found] if found and isinstance(found[0], (list, tuple, Tensor)) else [found]
+    starts = start.tolist() if isinstance(start, Tensor) else start
+    starts = [starts] if isinstance(starts, int) else starts
+    tokens = ContinuationTarget([[int(id_) for id_ in row] for row in several], starts, path)
+    return tokens if measure == "logit" else FunctionTarget(LogProbability(tokens))
+
+
+def span(
+    start: int | None = None,
+    end: int | None = None,
+    part: str = "both",
+    within: Sequence[int] | None = None,
+    longest: int = 30,
+) -> SpanTarget:
+    """An answer in a text, from ``start_logits`` and ``end_logits`` of shape (B, T).
+
+    Parameters
+    ----------
+    start, end : int, optional
+        Positions of its first and last token; unless given the best answer is looked for.
+    part : {"both", "start", "end"}
+        The sum of the two logits, or one of them.
+    within : sequence of int, optional
+        Positions that may be the answer's.
+    longest : int
+        Up to how many tokens an answer that is looked for may have.
+    """
+    if part not in ("both", "start", "end"):
+        raise TargetError(f"part is 'both', 'start' or 'end', not {part!r}.")
+    return SpanTarget(start, end, part, within, longest)
+
+
+def label(
+    position: int | None = None,
+    label: int | None = None,
+    within: Sequence[int] | None = None,
+    outside: int | None = None,
+    path: str | None = None,
+) -> LabelTarget:
+    """A token's label in an output of shape (B, T, C).
+
+    Parameters
+    ----------
+    position : int, optional
+        Of the token; unless given the one whose label the model is surest of.
+    label : int, optional
+        The label; the largest one unless given.
+    within : sequence of int, optional
+        Positions to look at for a token.
+    outside : int, optional
+        The label that says "nothing here": passed over when a token is looked for, if any has another label.
+    path : str, optional
+        Which output.
+    """
+    return LabelTarget(position, label, within, outside, path)
+
+
+def each(targets: Sequence[Any]) -> EachTarget:
+    """A target of its own for each sample: ``each([0, token(-1)])``. None of them may be a function."""
+    found = [as_target(target) for target in targets]
+    if not found:
+        raise TargetError("each() got no target.\n  fix  give one per sample.")
+    linear = [target for target in found if isinstance(target, Target)]
+    if len(linear) != len(found):
+        raise TargetError(
+            "each() takes no functions.\n  fix  a function(fn) gets all samples at once; write one for all."
+        )
+    return EachTarget(linear)
+
+
+def similarity(
+    embedding: Tensor, mask: Tensor | None = None, pooling: str = "mean", path: str | None = None
+) -> FunctionTarget:
+    """How similar the embedding of a text is to another: the cosine of the pooled hidden states with it.
+
+    Parameters
+    ----------
+    embedding : Tensor
+        The other embedding, shape (D,), or (B, D) with one per sample. It is a constant.
+    mask : Tensor, optional
+        Which tokens count, shape (B, T): the attention mask of a padded batch.
+    pooling : {"mean", "first", "last"}
+        What is made of the hidden states of the tokens.
+    path : str, optional
+        Which output, of shape (B, T, D); ``last_hidden_state`` unless given.
+    """
+    if pooling not in ("mean", "first", "last"):
+        raise TargetError(f"pooling is 'mean', 'first' or 'last', not {pooling!r}.")
+    return FunctionTarget(Similarity(embedding, mask, pooling, path))
+
+
 def output(path: str, index: Any = None) -> ClassTarget:
     """An element of the output named `path`: a class, or a tuple of positions after the sample; the largest if None."""
     return ClassTarget(index, path)
@@ -203,7 +329,8 @@ def as_target(value: Any) -> Target | FunctionTarget:
         return FunctionTarget(value)
     raise TargetError(
         f"{value!r} is not a target. Pass None, a class, a tensor with one class per sample, a function of the outputs, or "
-        "one of dlbt.target.token, contrast, classes, region, detection, cosine, logits, output, function."
+        "one of dlbt.target.token, continuation, label, span, contrast, classes, region, detection, cosine, similarity, each, "
+        "logits, output, function."
     )
 
 
