@@ -180,3 +180,28 @@ def test_a_gate_gets_nothing_if_the_signal_takes_all() -> None:
     expected = torch.zeros_like(X)
     expected[:, 0] = (se(X) * X)[:, 0] / 64
     torch.testing.assert_close(signal.relevance, expected.detach())
+
+
+def test_a_run_that_hangs_on_the_last_digit_is_explained_unfolded() -> None:
+    """Folding moves numbers by a rounding; where that alone changes what the model does, the call goes without it."""
+
+    class Brittle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.conv(x))
+            digits = float(y.double().sum())  # read to the last of them
+            return self.head(torch.relu(y).mean((2, 3)) * (1.0 if digits > -1e9 else 2.0))
+
+    torch.manual_seed(0)
+    model, x = Brittle().eval(), torch.randn(1, 3, 8, 8)
+    model.norm.running_var.uniform_(0.5, 2.0)
+    explainer = dlbt.Explainer(model, "epsilon_plus")
+    for _ in range(2):
+        found = explainer(x)
+        assert found.ledger.error <= 1e-4
+        assert {s.rule.variant for s in found.plan.steps if "batch_norm" in s.node.op} == {"pass"}
+        assert "without graph passes" in found.plan.composite_name

@@ -32,6 +32,8 @@ class Capture:
         What was recorded, and what is known about it.
     rebuild
         Makes what the model returns out of {output path: tensor}.
+    unpassed
+        Whether graph passes are left out, since with them the run would go another way.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Capture:
         self._getters = state_getters(model, graph.states) if graph.states else {}
         self._axes: dict[int, dict[int, SampleAxis]] = {}
         self.programs: dict[Any, Any] = {}
+        self.unpassed = False
         self._explainable: dict[Any, dict[str, int]] = {}
 
     def state(self, name: str) -> Tensor:
