@@ -1,9 +1,15 @@
 """Tokens: tokenizer marks, special tokens, numbers in words."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 import dlbt_core as dlbt
-from dlbt_core.show.tokens import plain_text, token_spans
+from dlbt_core.errors import InputError, TargetError
+from dlbt_core.show.labels import class_called, labels_of
+from dlbt_core.show.pictures import tokens as picture_of
+from dlbt_core.show.tokens import Piece, pieces_of, plain_text, token_spans
 from dlbt_core.show.words import MEANINGS, at_scale, headline, meaning, picked_in_words, short_line, signed, verdict
 
 
@@ -45,6 +51,52 @@ def test_every_span_has_its_number_and_colours():
     assert (first.relevance, second.relevance) == (0.0, -2.0)
     assert first.light != second.light
     assert first.dark != second.dark
+
+
+def test_pieces_stay_as_they_are():
+    pieces = [Piece("A", "Ġa", (1,)), Piece("b", "##b", (2,), joined=True), Piece("\n", "Ċ", (3,), kind="template")]
+    assert pieces_of(pieces) == pieces
+    first, second, third = token_spans(pieces, [1.0, 2.0, 3.0], 3.0)
+    assert (first.text, first.token, first.position, first.special) == ("A", "Ġa", 1, False)
+    assert (second.joined, third.special) == (True, True)
+    assert [piece.joined for piece in pieces_of(["[CLS]", "sim", "##mer"])] == [False, False, True]
+
+
+def test_words_have_the_sum_of_their_positions():
+    relevance = torch.tensor([0.0, 1.0, 2.0, -4.0, 0.5])
+    pieces = [Piece("[CLS]", "[CLS]", (1,), kind="special"), Piece("simmer", "sim ##mer", (2, 3))]
+    seen = picture_of(relevance, pieces)
+    assert [(span.text, number) for span, number in seen.spans] == [("[CLS]", "+1.00"), ("simmer", "−2.00")]
+    assert (seen.scale, seen.rest) == ("2", "2 further positions, together +0.5")
+    hidden = picture_of(relevance, pieces, hide_special=True, full=8.0)
+    assert [span.text for span, _ in hidden.spans] == ["simmer"]
+    assert (hidden.scale, hidden.rest) == ("8", "1 special token, together +1; 2 further positions, together +0.5")
+    with pytest.raises(InputError) as caught:
+        picture_of(relevance[:3], pieces)
+    assert str(caught.value) == (
+        "2 tokens for 3 positions.\n  fix  give one token per position, in the order of the ids."
+    )
+
+
+def test_labels():
+    model = SimpleNamespace(config=SimpleNamespace(id2label={0: "no", "1": "Yes"}))
+    assert labels_of(model) == {0: "no", 1: "Yes"}
+    assert labels_of(SimpleNamespace(config=SimpleNamespace(id2label={0: "LABEL_0"}))) is None
+    assert labels_of(None) is None
+    assert class_called("yes", labels_of(model), "") == 1
+    assert class_called("B", ["a", "b", "b"], "") == 1
+    for name, labels, message in (
+        ("x", None, "the target 'x' is the label of a class, but no labels are known.\n  fix  the remedy"),
+        (
+            "yex",
+            {1: "yes"},
+            "no class is called 'yex'. Close: 'yes'.\n  fix  one of the labels, or the number of the class.",
+        ),
+        ("x", ["yes"], "no class is called 'x'.\n  fix  one of the labels, or the number of the class."),
+    ):
+        with pytest.raises(TargetError) as caught:
+            class_called(name, labels, "the remedy")
+        assert str(caught.value) == message
 
 
 def test_numbers():

@@ -123,14 +123,14 @@ def tokens(
     rest = [position for position in range(len(amounts)) if position not in named]
     sums = [float(amounts[list(piece.positions)].sum()) for piece in shown]
     scale = robust_scale(torch.tensor(sums, dtype=torch.float64, device="cpu")) if full is None else full
-    left_out = [("special token", "special tokens", [p for piece in hidden for p in piece.positions])]
-    left_out.append(("further position", "further positions", rest))
+    apart = [position for piece in hidden for position in piece.positions]
+    left_out = {"special token" + "s" * (len(apart) > 1): apart, "further positions": rest}
     return TokensView(
         spans=[(s, words.at_scale(s.relevance, scale)) for s in token_spans(shown, sums, scale)],
         scale=words.amount(scale),
         rest="; ".join(
-            f"{len(places)} {one if len(places) == 1 else many}, together {words.signed(float(amounts[places].sum()))}"
-            for one, many, places in left_out
+            f"{len(places)} {what}, together {words.signed(float(amounts[places].sum()))}"
+            for what, places in left_out.items()
             if places
         ),
         full=scale,
