@@ -37,6 +37,7 @@ MEANINGS: Mapping[str, str] = {
     "dropped": "left where nothing of its sign comes in that could take it, or where a rule leaves out the bias",
     "kernel": "kept or added where an op's derivative is not that of its result",
     "location": "kept or added by places to look at, whose gradient hands on other amounts than they put out",
+    "recurrence": "kept or added by recurrent layers, whose gradient does not hand on what they put out",
     "overlap": "added where several values are put into one place, of which one is seen",
 }
 """What the names in a ledger mean."""
