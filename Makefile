@@ -56,8 +56,9 @@ bench: $(STAMP)  ## time the explanations against forward + input gradient
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/peers.py
 
-zoo: $(STAMP)  ## explain every model of torchvision; about an hour
+zoo: $(STAMP)  ## explain every model of torchvision and every architecture of transformers; over an hour
 	$(BIN)/python benchmarks/zoo_torchvision.py --markdown docs/zoo_torchvision.md
+	$(BIN)/python benchmarks/zoo_transformers.py --markdown docs/zoo_transformers.md
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check

@@ -58,6 +58,8 @@ EXPECTED = {
     "dlb_default": ("dlb_default",) * 6 + ("identity",),
     "dlb_contrastive": ("dlb_contrastive",) * 6 + ("identity",),
     "attnlrp": ("epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "identity"),
+    "cp_lrp": ("epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "identity"),
+    "mamba_lrp": ("epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "identity"),
     "auto": ("epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "epsilon", "identity"),
 }
 

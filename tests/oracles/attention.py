@@ -36,6 +36,11 @@ def taylor(case: Case, arriving: Arriving, dim: int, sign: float = 1.0) -> Hande
     return Handed([handed.reshape(x.shape)], {"softmax": bias.reshape(x.shape)})
 
 
+def held_softmax(case: Case, arriving: Arriving) -> Handed:
+    """Nothing to the logits: what arrives ends there. Ali et al. 2022, eq. 7."""
+    return Handed([torch.zeros_like(x) for x in case.arguments], {"stopped": arriving.R[0]})
+
+
 def log_softmax(case: Case, arriving: Arriving, dim: int) -> Handed:
     """z_i = x_i - log sum_j exp x_j: x_i (m_i - s_i sum_j m_j) to x_i, and the normaliser keeps the rest."""
     (x,) = case.arguments

@@ -278,7 +278,7 @@ def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: 
     tolerance = max(check.tolerance, CONVERTED) if behind else check.tolerance
     for stream, expected in zip(streams_of(explanation), check.expected(arriving), strict=True):
         assert_handed(stream, check, expected, scale, tolerance)
-        assert_books(stream, check.id, audit)
+        assert_books(stream, check.id, audit, check.tolerance)
     return explanation
 
 

@@ -30,6 +30,12 @@ def declare(add: RuleSet) -> None:
         ctx.absorb("softmax", m, _expansion_bias(ctx.args[name], ctx.output, ctx.args["dim"]))
         return ctx.vjp(m)
 
+    @add.rule(*_SOFTMAX, variant="detach", absorbs=("stopped",), reads=("output",))
+    def stopped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = 0: what the softmax says is held constant, and its relevance ends there.  Ali et al. 2022, eq. 7."""
+        ctx.absorb("stopped", m, ctx.output)
+        return {}
+
     @add.rule(*_LOG_SOFTMAX, variant="gradient", absorbs=("softmax",), default=True,
               reads=("pullback", "carrying", "output"))  # fmt: skip
     def log_softmax(ctx: RuleContext, m: Tensor) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
 
 if TYPE_CHECKING:
+    from dlbt_core.composites.composite import CompositeSet
+    from dlbt_core.plugins.hookspecs import AnalyserSet
     from dlbt_core.rules.rule import RuleSet
 
 
@@ -19,7 +21,23 @@ def dlbt_plugin_info() -> PluginInfo:
 @hookimpl
 def dlbt_register_rules(add: RuleSet) -> None:
     """Declare the rules."""
-    from dlbt_rules_nlp import attention, embedding, norms, recurrent, recurrent_packing
+    from dlbt_rules_nlp import attention, embedding, gated, moe, norms, recurrent, recurrent_packing, solving
 
-    for module in (embedding, attention, norms, recurrent, recurrent_packing):
+    for module in (embedding, attention, norms, recurrent, recurrent_packing, gated, moe, solving):
         module.declare(add)
+
+
+@hookimpl
+def dlbt_register_composites(add: CompositeSet) -> None:
+    """Declare the composites."""
+    from dlbt_rules_nlp import composites
+
+    composites.declare(add)
+
+
+@hookimpl
+def dlbt_register_analysers(add: AnalyserSet) -> None:
+    """Declare the analysers."""
+    from dlbt_rules_nlp import scans
+
+    scans.declare(add)

@@ -43,8 +43,10 @@ def _softmax() -> list[Check]:
         for name, x, dim in (("last", rand(2, 3, 4), -1), ("inner", rand(2, 3, 4), 1), ("large", 30 * rand(2, 4), 1)):
             case = Case(f"aten.{op}", name, partial(_of, fn, dim), (x,), batched=True)
             found += [Check(case, variant, partial(A.taylor, dim=dim)) for variant in ("taylor", "gradient")]
+            found.append(Check(case, "detach", A.held_softmax))
     first = Case("aten.softmax", "first", lambda x: x.softmax(0), (rand(3, 2),))
     found.append(Check(first, "taylor", partial(A.taylor, dim=0)))
+    found.append(Check(first, "detach", A.held_softmax))
     typed = Case(
         "aten.softmax", "dtype", lambda x: torch.softmax(x, 1, dtype=torch.float64), (rand(2, 3),), batched=True
     )

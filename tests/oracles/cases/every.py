@@ -10,8 +10,10 @@ from oracles.cases import (
     copies,
     detection,
     elementwise,
+    gating,
     group_norms,
     linear,
+    moe,
     norms,
     pooling,
     products,
@@ -24,7 +26,7 @@ from oracles.harness import Arriving, Case, Check, Handed, source
 
 __all__ = ["ABSENT", "ALL", "UNBATCHED", "samples", "tried_in_all_ways"]
 
-ABSENT = attention.ABSENT | elementwise.ABSENT | resampling.ABSENT | detection.ABSENT
+ABSENT = attention.ABSENT | elementwise.ABSENT | resampling.ABSENT | detection.ABSENT | moe.ABSENT
 """Keys of rules for ops that torch does not have: no model can run them."""
 
 UNBATCHED = (
@@ -36,6 +38,7 @@ UNBATCHED = (
     )
     | (detection.UNBATCHED - detection.ABSENT)
     | recurrent.UNBATCHED
+    | moe.UNBATCHED
 )
 """Ops without a dimension for samples, or whose cases index across it; with a variant where that is so of it alone."""
 
@@ -71,6 +74,8 @@ ALL: list[Check] = [
         resampling,
         detection,
         recurrent,
+        moe,
+        gating,
     )
     for check in module.CHECKS
 ] + _STOP

@@ -51,6 +51,11 @@ def declare(add: CompositeSet) -> None:
         attention = bool(facts.named.get("attention_weights")) or any(
             packet(n.op) in _ATTENTION_OPS for n in graph.nodes
         )
-        if attention:
-            return replace(ATTNLRP, name="auto -> attnlrp", note="the model has attention")
-        return replace(epsilon(0.0), name="auto -> epsilon", note="the model has no attention; epsilon = 0, i.e. LRP-0")
+        chosen = replace(ATTNLRP, name="auto -> attnlrp", note="the model has attention")
+        if not attention:
+            why = "the model has no attention; epsilon = 0, i.e. LRP-0"
+            chosen = replace(epsilon(0.0), name="auto -> epsilon", note=why)
+        if not facts.named.get("selective"):
+            return chosen
+        held = chosen.but((Select(fact="selective"), Use("constant")))
+        return replace(held, name="auto -> mamba_lrp", note="the model has a selective scan")

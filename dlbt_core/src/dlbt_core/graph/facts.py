@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from dlbt_core.graph.gated_mlp import activated_gates
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
 from dlbt_core.graph.ops import COPIES, ELEMENTWISE, VALUE_FREE, packet
 from dlbt_core.graph.signs import activations, gates, nonnegative
@@ -58,6 +59,7 @@ def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
     for analyser in (statistics, self_gates, attention_weights, infinite_values, nonnegative, gates, activations, *more):
         for name, values in analyser(graph).items():
             found.setdefault(name, set()).update(values)
+    found.update(activated_gates(graph, carriers(graph, graph.inputs.values())))
     return Facts({name: frozenset(values) for name, values in found.items()})
 
 

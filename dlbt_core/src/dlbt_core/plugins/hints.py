@@ -21,7 +21,7 @@ _HOMES = {
         "embedding embedding_bag _embedding_bag* scaled_dot_product_attention _scaled_dot_product_* "
         "softmax _softmax _safe_softmax log_softmax _log_softmax layer_norm native_layer_norm rms_norm _fused_rms_norm "
         "lstm lstm_cell gru gru_cell rnn_tanh rnn_relu rnn_tanh_cell rnn_relu_cell _thnn_fused_* "
-        "_pack_padded_sequence _pad_packed_sequence"
+        "_pack_padded_sequence _pad_packed_sequence glu logsumexp linalg_solve_triangular _grouped_mm transformers.grouped_mm*"
     ).split(),
 }
 
@@ -35,7 +35,7 @@ def bundled_home(op: str) -> str | None:
         Name of the op, with or without overload: ``"aten.conv2d.default"``.
     """
     namespace = packet(op).partition(".")[0]
-    if namespace not in ("aten", "torchvision"):
+    if namespace not in ("aten", "torchvision", "transformers"):
         return None
     name = packet(op).removeprefix("aten.")
     for distribution, patterns in _HOMES.items():

@@ -94,7 +94,7 @@ class BackwardProgram:
         """
         passes = [_Pass(self, forward, Bookkeeper(self.graph, axes, samples), audit) for _ in streams]
         for one, seeds in zip(passes, streams, strict=True):
-            one.messages.update((index, ("multiplier", seed)) for index, seed in seeds.items())
+            one.enter(seeds)
         for prepared in self._steps:
             if prepared.step.rule.coupled:
                 _step_together(passes, prepared)
@@ -115,6 +115,8 @@ def _step_together(passes: Sequence[_Pass], prepared: _Prepared) -> None:
     """Let one node's rule hand the messages of all streams back at once."""
     arrived = [one.arrived(prepared) for one in passes]
     if not all(arrived):
+        for one in passes:
+            one.pass_over(prepared)
         return
     messages = [one.taken(prepared, came) for one, came in zip(passes, arrived, strict=True)]
     together = [None if parts[0] is None else torch.stack(parts) for parts in zip(*messages, strict=True)]
@@ -153,12 +155,25 @@ class _Pass:
         self._audit = audit
         self._result = Propagation(amounts=books.amounts, unassigned=books.unassigned)
 
+    def enter(self, seeds: Mapping[int, Tensor]) -> None:
+        """Let relevance enter at the values a target looks at."""
+        self._device = next((seed.device for seed in seeds.values()), torch.device("cpu"))
+        self.messages.update((index, ("multiplier", seed)) for index, seed in seeds.items())
+
     def step(self, prepared: _Prepared) -> None:
         """Let one node's rule hand its message back."""
         arrived = self.arrived(prepared)
-        if arrived:
+        if not arrived:
+            self.pass_over(prepared)
+        else:
             handed = self.ask(prepared, self.taken(prepared, arrived), self.books)
             self.hand_on(prepared, arrived, handed)
+
+    def pass_over(self, prepared: _Prepared) -> None:
+        """A node that no message has come to: under an audit it has an account all the same."""
+        if self._audit:
+            nothing = torch.zeros(self.books.samples, dtype=torch.float64, device=self._device)
+            self._result.received[prepared.step.node.index] = self._result.handed_on[prepared.step.node.index] = nothing
 
     def arrived(self, prepared: _Prepared) -> dict[int, Message]:
         """The messages that have come to a node's results."""

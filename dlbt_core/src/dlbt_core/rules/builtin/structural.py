@@ -21,7 +21,8 @@ _WITH_CONSTANTS = frozenset(
     f"aten.{name}"
     for name in (
         "cat concat concatenate stack hstack vstack dstack column_stack row_stack where masked_fill slice_scatter "
-        "select_scatter diagonal_scatter index_put index_copy index_fill scatter masked_scatter constant_pad_nd pad"
+        "select_scatter diagonal_scatter index_put index_copy index_fill scatter masked_scatter constant_pad_nd pad "
+        "type_as expand_as view_as reshape_as"
     ).split()
 )
 _WITH_ZEROS = frozenset({"aten.tril", "aten.triu", "aten.im2col"})
