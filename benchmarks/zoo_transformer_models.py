@@ -258,7 +258,7 @@ def _main_output(out: Any) -> Tensor:
 
 
 def gradient(entry: Entry, model: Any, given: Mapping[str, Any]) -> Callable[[], Any]:
-    """Forward and gradient by the explained input, by autograd: by the embedding's result, or by what is floating."""
+    """Forward and gradient by autograd: by what is floating of the inputs, or else by the results of embeddings."""
 
     def run() -> Any:
         floating = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()}
@@ -269,11 +269,13 @@ def gradient(entry: Entry, model: Any, given: Mapping[str, Any]) -> Callable[[],
             caught.append(out.detach().requires_grad_())
             return caught[-1]
 
-        handle = model.get_input_embeddings().register_forward_hook(catch) if not leaves else None
+        tables = [] if leaves else [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        handles = [table.register_forward_hook(catch) for table in tables]
         try:
-            return torch.autograd.grad(entry.score(model(**{**given, **leaves})).sum(), caught, allow_unused=True)
+            score = entry.score(model(**{**given, **leaves})).sum()
+            return torch.autograd.grad(score, caught, allow_unused=True) if score.requires_grad else score
         finally:
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
 
     return run

@@ -145,8 +145,15 @@ _STAGES = {
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
 FIXES: dict[str, dict[str, Any]] = {
-    "mamba2": _MAMBA2, "bamba": _HYBRID, "falcon_h1": _HYBRID, "granitemoehybrid": _HYBRID,
+    "mamba2": _MAMBA2, "bamba": _HYBRID, "falcon_h1": _HYBRID,
+    "granitemoehybrid": {**_HYBRID, "layer_types": ["mamba", "attention"]},
     "zamba2": {"n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1},
+    "xmod": {"default_language": "en_XX"}, "lilt": {"hidden_size": 48},
+    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 32, "true_hidden_size": 32},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]}, "ministral": {"head_dim": 8},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2}, "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "esm": {"vocab_size": 100, "mask_token_id": 84, "pad_token_id": 0},
+    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
     "mamba": {"time_step_rank": 4}, "falcon_mamba": {"time_step_rank": 4},
     "funnel": {"block_sizes": [1, 1, 1]}, "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     **{name: {"backbone_config": _STAGES} for name in ("depth_anything", "prompt_depth_anything", "zoedepth")},

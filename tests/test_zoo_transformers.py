@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from zoo_transformer_models import entries, entry
 from zoo_transformers import COMPOSITES, explained
 
 pytest.importorskip("transformers")
-zoo_transformer_models = pytest.importorskip("zoo_transformer_models")
 
 SAMPLE = [
     "BertForMaskedLM", "RobertaForTokenClassification", "DebertaV2ForQuestionAnswering", "ElectraForMultipleChoice",
@@ -20,7 +20,7 @@ SAMPLE = [
 @pytest.mark.parametrize("name", SAMPLE)
 def test_class(name: str) -> None:
     """Every op has a rule, books close, rows are those alone, and what cannot matter gets exactly 0."""
-    found = explained(zoo_transformer_models.entry(name), list(COMPOSITES), torch.float32)
+    found = explained(entry(name), list(COMPOSITES), torch.float32)
     wrong = [row for row in found if row.verdict(torch.float32)]
     assert not wrong, "\n".join(
         f"{r.composite}: {r.stage} {r.missing} {r.failure} {r.error:.1e} {r.zeros}" for r in wrong
@@ -29,9 +29,9 @@ def test_class(name: str) -> None:
 
 def test_classes_of_the_auto_mappings() -> None:
     """Each class once; globs choose by class, kind, both, and model type."""
-    everything = zoo_transformer_models.entries()
-    names = [entry.name for entry in everything]
+    everything = entries()
+    names = [one.name for one in everything]
     assert len(set(names)) == len(names) > 500
-    assert {entry.name for entry in zoo_transformer_models.entries(["masked/Bert*"])} == {
+    assert {one.name for one in entries(["masked/Bert*"])} == {
         name for name in names if name.startswith("Bert") and name.endswith("ForMaskedLM")
     }
