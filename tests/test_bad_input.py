@@ -83,9 +83,11 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], list[st
     "unknown composite": (
         lambda e: e(X, composite="epsilom"),
         errors.UnknownCompositeError,
-        ["no composite 'epsilom'. Did you mean 'epsilon'? There are: attnlrp, auto, beta_smooth, deconvnet, dlb_contrastive, "
+        ["no composite 'epsilom'. Did you mean 'epsilon'? There are: attnlrp, auto, beta_smooth, cp_lrp, deconvnet, "
+            "dlb_contrastive, "
             "dlb_default, epsilon, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, epsilon_gamma_box, epsilon_plus, "
-            "epsilon_plus_flat, excitation_backprop, gradient_times_input, guided_backprop, vit_gamma."],
+            "epsilon_plus_flat, excitation_backprop, gradient_times_input, guided_backprop, mamba_lrp, "
+            "vit_gamma."],
     ),
     "unknown variant": (
         lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("gama"))]),

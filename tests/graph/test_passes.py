@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import dlbt_core as dlbt
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.passes import fold_batch_norm
 from dlbt_core.scheduler.capture import Capture
@@ -243,3 +244,15 @@ def test_fresh_sees_every_kind_of_change() -> None:
     weight.data.mul_(2)
     assert [derived.fresh([weight]), derived.fresh([weight])] == [False, True]
     assert [derived.fresh([weight.clone()])] == [False]
+
+
+def test_constants_before_weights_are_there_when_weights_change() -> None:
+    """What comes from constants alone and enters a weights-only op."""
+    model = Lambda(lambda self, x: x * (2.0 * torch.arange(3.0)[:, None] * self.linear.weight), linear=nn.Linear(2, 3))
+    x = torch.randn(3, 2)
+    explainer = dlbt.Explainer(model.eval(), layers="none")
+    for value in (1.0, 3.0):
+        with torch.no_grad():
+            model.linear.weight.fill_(value)  # type: ignore[operator, union-attr]
+        found = explainer(x, target=dlbt.target.function(lambda out: out.sum(1)))
+        torch.testing.assert_close(found.relevance, model(x).detach())

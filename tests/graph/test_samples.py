@@ -173,3 +173,10 @@ def test_every_carrying_value_of_the_zoo_has_its_sample_axis(model_name: str) ->
     if not any(node.guard is not None for node in capture.graph.nodes):
         others = {path: leaf.roll(1, 0) for path, leaf in tensors.items()}
         _check(capture, tensors, others)
+
+
+def test_nothing_at_all() -> None:
+    """A value without elements has no samples to find, and nothing to book."""
+    graph = recorded(lambda x: x[:, :0].reshape(-1, 3), torch.randn(2, 4, 3)).graph
+    sample_axes(graph, 2)
+    assert per_sample(torch.zeros(0, 3), None, 2).tolist() == [0.0, 0.0]  # type: ignore[union-attr]

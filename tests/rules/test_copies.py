@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import dlbt_core as dlbt
 from dlbt_core.graph.ops import COPIES
@@ -18,7 +19,29 @@ def test_copies_of_multipliers(check: Check) -> None:
 
 def test_every_copying_op_has_a_case() -> None:
     tried = {check.case.op for check in (*CHECKS, *resampling.COPIED)}
-    assert tried == COPIES - {"aten.detach"}  # which has rules of its own
+    elsewhere = {
+        "aten.detach",
+        "aten._pack_padded_sequence",
+        "aten._pad_packed_sequence",
+    }  # which have rules of their own
+    assert tried == COPIES - elsewhere
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_ids_that_are_cast(dtype: torch.dtype) -> None:
+    """Relevance of ids passes a cast to other integers."""
+    table, ids = source(61)(7, 3), torch.tensor([[1, 5, 2], [6, 0, 3]], dtype=torch.int64)
+
+    def model(ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding((ids.to(torch.int16) + 0).to(dtype), table).sum(1)
+
+    def plain(ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(ids.to(dtype), table).sum(1)
+
+    found = dlbt.explain(plain, ids, target=1, explain_inputs=["ids"])
+    assert_near(found.relevance, table[ids][..., 1], 1.0, "ids")
+    with pytest.raises(dlbt.errors.InputError):  # a sum of ids is none of them
+        dlbt.explain(model, ids, target=1, explain_inputs=["ids"])
 
 
 def test_function_of_results_that_share_memory() -> None:

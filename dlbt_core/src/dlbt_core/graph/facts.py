@@ -35,6 +35,7 @@ _ROOTS = {
 }  # fmt: skip
 _MATRIX_PRODUCTS = {"aten.matmul", "aten.bmm", "aten.einsum", "aten.baddbmm"}
 _SOFTMAX = {"aten.softmax", "aten._softmax", "aten._safe_softmax"}
+_CASTS = {"aten.to", "aten._to_copy"}
 _KEEPS_NAME = COPIES | {"aten.dropout"}
 
 
@@ -91,7 +92,8 @@ def carriers(graph: Graph, explained: Iterable[int], held: Set[int] = frozenset(
                 ok = enters or any(graph.values[s].is_floating for s in sources)
             else:
                 ok = packet(node.op) in COPIES and not any(graph.values[s].is_floating for s in sources)
-                ok = ok and graph.values[output].dtype == graph.values[sources[0]].dtype
+                same = graph.values[output].dtype == graph.values[sources[0]].dtype
+                ok = ok and (same or (packet(node.op) in _CASTS and str(graph.values[output].dtype) != "torch.bool"))
             if ok:
                 carries.add(output)
     return frozenset(carries)

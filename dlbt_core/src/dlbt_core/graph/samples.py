@@ -53,6 +53,8 @@ def per_sample(amount: torch.Tensor, axis: SampleAxis | None, samples: int) -> t
     """The sum of `amount` for each sample, shape (samples,); None where its elements cannot be told apart."""
     if samples == 1:
         return amount.sum().reshape(1)
+    if not amount.numel():
+        return amount.new_zeros(samples)
     if axis is None or amount.dim() <= axis.axis or amount.shape[axis.axis] % samples:
         return None
     split = amount.movedim(axis.axis, 0).reshape(-1, samples, axis.inner, *_rest(amount.shape, axis.axis))
@@ -79,6 +81,8 @@ def _stay(_node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[i
 
 def _reshape(_node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], samples: int) -> Any:
     """The order of elements stays: look for the dimension that steps over one sample's run of elements."""
+    if 0 in before or 0 in after:
+        return None
     stride = axis.inner * math.prod(before[axis.axis + 1 :])
     for place in range(len(after)):
         below = math.prod(after[place + 1 :])

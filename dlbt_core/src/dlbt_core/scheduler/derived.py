@@ -21,11 +21,11 @@ def weights_only(graph: Graph, nodes: Sequence[Node]) -> frozenset[int]:
     fixed = known | set(graph.constants)
     found: set[int] = set()
     for node in nodes:
-        if node.inputs and node.guard is None and not node.many and all(i in fixed for i in node.inputs):
+        plain = node.guard is None and not node.many
+        if plain and all(i in fixed for i in node.inputs) and any(i in known for i in node.inputs):
+            found.add(node.index)
             fixed.update(o for o in node.outputs if o is not None)
-            if any(i in known for i in node.inputs):
-                found.add(node.index)
-                known.update(o for o in node.outputs if o is not None)
+            known.update(o for o in node.outputs if o is not None)
     return frozenset(found)
 
 

@@ -25,6 +25,7 @@ _WITH_CONSTANTS = frozenset(
         "type_as expand_as view_as reshape_as"
     ).split()
 )
+_CASTS = frozenset({"aten.to", "aten._to_copy"})
 _WITH_ZEROS = frozenset({"aten.tril", "aten.triu", "aten.im2col"})
 
 
@@ -37,6 +38,8 @@ def declare_copies(add: RuleSet, ops: Iterable[str]) -> None:
         """R_i = sum of R_j over the copies j of i: the adjoint of a copy. Exact in both forms of the message."""
         if ctx.packet in _WITH_CONSTANTS or (ctx.packet in _WITH_ZEROS and ctx.form == "relevance"):
             ctx.absorb_offset("constant", m)
+        if ctx.packet in _CASTS and ctx.form == "relevance":  # of ids, which have no derivative
+            return dict.fromkeys(ctx.carries, m)
         return ctx.vjp(m)
 
 
