@@ -1,4 +1,4 @@
-"""Relevance rules for language models: embedding, attention, softmax, norms. A plugin of dlbt-core.
+"""Relevance rules for language models: embedding, attention, norms, recurrent layers, experts. A plugin of dlbt-core.
 
 And the text front end: ``explain_text(model, tokenizer, text)``. It is imported when it is first asked for.
 """

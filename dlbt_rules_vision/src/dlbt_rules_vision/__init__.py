@@ -1,4 +1,4 @@
-"""Relevance rules for vision models: convolution, pooling, batch norm. A plugin of dlbt-core.
+"""Relevance rules for vision models: convolution, pooling, norms, resampling, detection. A plugin of dlbt-core.
 
 And the image front end: ``explain_image(model, image, transform=...)``. It is imported when it is first asked for.
 """

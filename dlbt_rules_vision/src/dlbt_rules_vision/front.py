@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dlbt_core.composites.composite import Composite
-from dlbt_core.errors import InputError, TargetError
+from dlbt_core.errors import InputError
 from dlbt_core.explainer import Explainer
 from dlbt_core.explanation import Explanation
 from dlbt_core.graph.structure import leaves
+from dlbt_core.show.labels import class_called, labels_of
 from dlbt_core.show.words import Labels
 from dlbt_core.target.base import FunctionTarget
 from dlbt_core.target.detection import DetectionTarget
@@ -26,6 +26,8 @@ from dlbt_rules_vision.images_grid import ImageGrid
 from dlbt_rules_vision.images_input import Prepared, batch, call_of, prepare, takes_list
 
 __all__ = ["embed_image", "explain_image", "explain_images"]
+
+_LABELS = "labels=weights.meta['categories'], or the number of the class."
 
 
 def explain_image(
@@ -227,7 +229,7 @@ class _Work:
         return cls(
             explainer,
             {"transform": transform, "processor": processor},
-            _labels(explainer.model) if labels is None else labels,
+            labels_of(explainer.model) if labels is None else labels,
             {k: v for k, v in options.items() if k in _OF_CALL},
             {k: v for k, v in options.items() if k not in (*_OF_EXPLAINER, *_OF_CALL)},
         )
@@ -242,7 +244,7 @@ class _Work:
 
     def _target(self, target: Any, image: Prepared) -> Any:
         if isinstance(target, str):
-            return _class_called(target, self.labels)
+            return class_called(target, self.labels, _LABELS)
         if isinstance(target, ContrastTarget):
             return replace(target, a=self._target(target.a, image), b=self._target(target.b, image))
         if isinstance(target, RegionTarget) and target.size is None:
@@ -309,26 +311,3 @@ def _of_batch(target: Any, numbers: Sequence[int], count: int) -> Any:
     if isinstance(target, (list, tuple)) and len(target) == count:
         return [target[number] for number in numbers]
     return target
-
-
-def _labels(model: Any) -> Labels | None:
-    """The names of the classes in a transformers config; none where they are only numbers."""
-    known = getattr(getattr(model, "config", None), "id2label", None)
-    if not isinstance(known, Mapping) or all(str(name) == f"LABEL_{number}" for number, name in known.items()):
-        return None
-    return {int(number): str(name) for number, name in known.items()}
-
-
-def _class_called(name: str, labels: Labels | None) -> int:
-    if labels is None:
-        raise TargetError(
-            f"the target {name!r} is the label of a class, but no labels are known.\n"
-            "  fix  labels=weights.meta['categories'], or the number of the class."
-        )
-    pairs = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
-    found = {str(label).lower(): number for number, label in reversed(list(pairs))}
-    if name.lower() not in found:
-        near = difflib.get_close_matches(name.lower(), list(found), 3)
-        hint = f" Close: {', '.join(map(repr, near))}." if near else ""
-        raise TargetError(f"no class is called {name!r}.{hint}\n  fix  one of the labels, or the number of the class.")
-    return found[name.lower()]

@@ -98,10 +98,9 @@ class ImageGrid:
 
     def _row(self, number: int, maps: Sequence[Tensor], scales: Sequence[float], style: str) -> list[Panel | None]:
         cells = self.cells[number]
-        has_image = cells[0].seen is not None
         panels: list[Panel | None] = []
-        if has_image:
-            panels.append(Panel(heat.image_rgb(cells[0].seen), "what the model saw" if number == 0 else ""))  # type: ignore[arg-type]
+        if (seen := cells[0].seen) is not None:
+            panels.append(Panel(heat.image_rgb(seen), "what the model saw" if number == 0 else ""))
         for place, (cell, values, scale) in enumerate(zip(cells, maps, scales, strict=True)):
             if style == "overlay" and cell.seen is not None:
                 rgb = heat.overlay_rgb(heat.image_rgb(cell.seen), values, scale)

@@ -11,7 +11,8 @@ from torch.fx import Interpreter, Node
 
 from dlbt_core.graph.ir import Site
 from dlbt_core.graph.record import Recording, record
-from dlbt_core.graph.tape import Expand, Tape, is_models
+from dlbt_core.graph.source import is_models
+from dlbt_core.graph.tape import Expand, Tape
 
 __all__ = ["ExportedModel", "record_exported"]
 

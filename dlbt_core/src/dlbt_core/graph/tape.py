@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,16 +30,13 @@ from dlbt_core.graph.functional import (
 from dlbt_core.graph.guards import advanced, guard_of, random_state
 from dlbt_core.graph.ir import Graph, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
 from dlbt_core.graph.ops import packet, returns_many
+from dlbt_core.graph.source import line_of_error, line_running
 from dlbt_core.graph.structure import leaves
 from dlbt_core.graph.writes import METADATA_ONLY, TRUTH, WHOLE, Functional, functional_form, plain_name
 
-__all__ = ["Expand", "Tape", "is_models"]
+__all__ = ["Expand", "Tape"]
 
 Expand = Callable[[Any], Callable[..., Any] | None]
-
-_TORCH_DIR = os.path.dirname(torch.__file__) + os.sep
-_OWN_DIR = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_RECORD_FILE = os.path.join(os.path.dirname(__file__), "record.py")  # where the model's own frames end
 
 
 class Tape(TorchDispatchMode):
@@ -87,7 +82,9 @@ class Tape(TorchDispatchMode):
 
     def _know_states(self, model: torch.nn.Module) -> None:
         for module in model.modules():
-            self._registered += [(held, dict(held)) for held in (module._parameters, module._buffers) if type(held) is dict]
+            self._registered += [
+                (held, dict(held)) for held in (module._parameters, module._buffers) if type(held) is dict
+            ]
         for kind, items in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
             for name, tensor in items:
                 self._states[id(tensor)] = (name, kind, tensor)
@@ -98,7 +95,9 @@ class Tape(TorchDispatchMode):
 
     def _new_value(self, kind: Any, name: str, like: Any, node: int | None = None) -> int:
         if getattr(like, "is_nested", False):
-            raise CaptureError(f"a nested tensor in {self.site()} cannot be recorded.\n  fix  use padded tensors there.")
+            raise CaptureError(
+                f"a nested tensor in {self.site()} cannot be recorded.\n  fix  use padded tensors there."
+            )
         index = len(self.values)
         self.values.append(Value(index, kind, name, tuple(like.shape), like.dtype, node))
         return index
@@ -143,7 +142,9 @@ class Tape(TorchDispatchMode):
     def _owner_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The parameter or buffer whose memory `tensor` shares, e.g. as its ``.data``."""
         key = storage_key(tensor) if tensor.layout == torch.strided else None
-        owners = [self._states_by_name[name][1] for name in self._state_storages.get(key, ())] if key is not None else []
+        owners = (
+            [self._states_by_name[name][1] for name in self._state_storages.get(key, ())] if key is not None else []
+        )
         owner = next((o for o in owners if covers(window_of(o), window_of(tensor))), None)
         return None if owner is None or self.tracker.known(owner) is not None else owner
 
@@ -300,9 +301,7 @@ class Tape(TorchDispatchMode):
         self.nodes.append(Node(index, name, functional.op, args, tuple(values), True, self.site()))
         return values
 
-    def _emit_write(
-        self, func: Any, functional: Functional | None, refs: dict[str, Any], target: torch.Tensor
-    ) -> int:
+    def _emit_write(self, func: Any, functional: Functional | None, refs: dict[str, Any], target: torch.Tensor) -> int:
         """The value that an in-place op leaves in `target`."""
         source = refs.get("src") if func._opname == "copy_" else refs.get("value") if func._opname == "fill_" else None
         if isinstance(source, Ref):
@@ -343,19 +342,13 @@ class Tape(TorchDispatchMode):
         top = self._stack[-1]
         if self._told:
             return top
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename != _RECORD_FILE:
-            file = frame.f_code.co_filename
-            if is_models(file):
-                return Site(top.module, top.module_type, top.call, f"{file}:{frame.f_lineno}")
-            frame = frame.f_back  # type: ignore[assignment]
-        return top
+        line = line_running()
+        return top if line is None else Site(top.module, top.module_type, top.call, line)
 
     def site_of(self, error: BaseException) -> Site:
         """The module and the model's source line that an error comes from."""
         site: Site = getattr(error, "dlbt_site", self._stack[-1])
-        lines = (f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[::-1] if is_models(f.filename))
-        return replace(site, line=next(lines, site.line))
+        return replace(site, line=line_of_error(error) or site.line)
 
     @contextmanager
     def following_modules(self) -> Iterator[None]:
@@ -432,11 +425,6 @@ class Tape(TorchDispatchMode):
             modules=(*self.calls, *(ModuleCall(*which, outputs) for which, outputs in self._last.items() if outputs)),
             random=tuple(self.random),
         )
-
-
-def is_models(file: str) -> bool:
-    """Whether a source file is neither torch's nor ours."""
-    return not file.startswith((_TORCH_DIR, _OWN_DIR, "<"))
 
 
 def _type_name(module: Any) -> str:

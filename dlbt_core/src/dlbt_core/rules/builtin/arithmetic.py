@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dlbt_core.rules.builtin.dlb import declare_dlb, declare_dlb_sums
 from dlbt_core.rules.builtin.product import Product
-from dlbt_core.rules.builtin.seed import declare_seed, declare_seed_sums
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
@@ -60,8 +60,8 @@ def declare(add: RuleSet) -> None:
             ctx.absorb("constant", m * wins[name] / several, ctx.args[name].expand(m.shape))
         return {name: (m * wins[name] / several).sum_to_size(ctx.shape(name)) for name in sorted(ctx.carries)}
 
-    declare_seed_sums(add, _SUMS)
-    declare_seed(add, {name: Product(("self",)) for name in ("aten.sum", "aten.mean")})
+    declare_dlb_sums(add, _SUMS)
+    declare_dlb(add, {name: Product(("self",)) for name in ("aten.sum", "aten.mean")})
 
 
 def _adjoint(ctx: RuleContext, m: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dlbt_core.rules.builtin.boundary import declare_boundary
+from dlbt_core.rules.builtin.dlb import declare_dlb
 from dlbt_core.rules.builtin.product import FAMILY, Product, count
-from dlbt_core.rules.builtin.seed import declare_seed
 from dlbt_core.rules.builtin.share import divide, scale_of
 from dlbt_core.rules.builtin.signed import declare_signed
 from dlbt_core.rules.context import RuleContext
@@ -123,7 +123,7 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
 
     declare_signed(add, family)
     declare_boundary(add, family)
-    declare_seed(add, family)
+    declare_dlb(add, family)
 
 
 def declare(add: RuleSet) -> None:

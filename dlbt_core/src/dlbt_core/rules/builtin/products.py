@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dlbt_core.rules.builtin.dlb import quotient
 from dlbt_core.rules.builtin.linear import gradient, reads_of_products, share_between_factors
 from dlbt_core.rules.builtin.product import Product
-from dlbt_core.rules.builtin.seed import quotient
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 

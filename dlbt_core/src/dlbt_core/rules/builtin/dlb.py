@@ -14,7 +14,7 @@ from dlbt_core.rules.builtin.share import by_sides
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
-__all__ = ["contrast", "declare_seed", "declare_seed_sums", "quotient"]
+__all__ = ["contrast", "declare_dlb", "declare_dlb_sums", "quotient"]
 
 
 def quotient(R: Tensor, below: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def contrast(R: Tensor, P: Tensor, N: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     return to_positive, to_negative
 
 
-def declare_seed(add: RuleSet, family: Mapping[str, Product]) -> None:
+def declare_dlb(add: RuleSet, family: Mapping[str, Product]) -> None:
     """Declare them for the ops of `family`."""
 
     @add.rule(*family, variant="dlb_default", takes="relevance", gives="multiplier",
@@ -104,7 +104,7 @@ def declare_seed(add: RuleSet, family: Mapping[str, Product]) -> None:
         return by_sides(ctx, R, product, one)
 
 
-def declare_seed_sums(add: RuleSet, ops: Sequence[str]) -> None:
+def declare_dlb_sums(add: RuleSet, ops: Sequence[str]) -> None:
     """Declare them for ``self + alpha other`` and its like."""
 
     @add.rule(*ops, variant="dlb_default", takes="relevance", gives="multiplier", absorbs=("constant", "dropped"),
