@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,56 +16,33 @@ from zoo import widen
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-CORPUS = (
-    "the goalkeeper saved a penalty in the last minute of the final",
-    "heavy rain and strong winds are expected along the coast tonight",
-    "the central bank raised interest rates to slow inflation",
-    "simmer the tomatoes with garlic and basil for twenty minutes",
-    "Ada Lovelace lived in London, and Paris is the capital of France.",
-    "Where did Ada live? user assistant system: answer the question",
-)
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+DATA = Path(__file__).parent / "data"
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 
+def stored(name: str) -> Any:
+    """A tokenizer trained once: the trainers of the library draw another vocabulary in every process."""
+    return tokenizers.Tokenizer.from_file(str(DATA / f"{name}.json"))
+
+
 @cache
 def word_pieces() -> Any:
     """As BERT's: lower case, word pieces, ``[CLS] a [SEP] b [SEP]``."""
-    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=120, special_tokens=list(SPECIAL), show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
-    ids = {name: made.token_to_id(name) for name in SPECIAL}
-    made.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )  # fmt: skip
-    made.decoder = tokenizers.decoders.WordPiece()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
-        mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        tokenizer_object=stored("word_pieces"), unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        pad_token="[PAD]", mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )  # fmt: skip
 
 
 @cache
 def byte_pairs(side: str = "right", pad: bool = True) -> Any:
     """As GPT-2's: byte-level pairs, a space before a word is part of it."""
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    made.post_processor = tokenizers.processors.ByteLevel(trim_offsets=False)
-    special = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator(CORPUS, trainer)
     found = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="<|endoftext|>", padding_side=side, additional_special_tokens=special[2:],
+        tokenizer_object=stored("byte_pairs"), eos_token="<|endoftext|>", padding_side=side,
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"],
         **({"pad_token": "<|pad|>"} if pad else {}),
     )  # fmt: skip
     found.chat_template = CHAT
@@ -74,18 +52,8 @@ def byte_pairs(side: str = "right", pad: bool = True) -> Any:
 @cache
 def unigrams() -> Any:
     """As T5's: pieces with a mark for the space, ``</s>`` at the end."""
-    made = tokenizers.Tokenizer(tokenizers.models.Unigram())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    made.decoder = tokenizers.decoders.Metaspace()
-    trainer = tokenizers.trainers.UnigramTrainer(
-        vocab_size=120, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    made.train_from_iterator(CORPUS, trainer)
-    made.post_processor = tokenizers.processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", made.token_to_id("</s>"))]
-    )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
+        tokenizer_object=stored("unigrams"), unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
     )
 
 
