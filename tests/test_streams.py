@@ -15,7 +15,7 @@ import dlbt_core as dlbt
 from dlbt_core.errors import DlbtError, TargetError, UnknownVariantError
 from dlbt_core.seeds import of_others
 from oracles.harness import assert_near, source
-from oracles.streams import streams_of
+from dlbt_core.testing.streams import streams_of
 
 CONTRASTIVE = "dlb_contrastive"
 STREAMS = ("for", "against")

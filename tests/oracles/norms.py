@@ -75,3 +75,46 @@ def embedding(case: Case, arriving: Arriving) -> Handed:
     for t in range(ids.numel()):
         total[t] = sum(R.reshape(-1, R.shape[-1])[t].tolist())
     return Handed([total.reshape(ids.shape)])
+
+
+def embedding_bag(
+    case: Case,
+    arriving: Arriving,
+    *,
+    carry: str,
+    offsets: list[int],
+    mode: str = "sum",
+    padding: int = -1,
+    halves: bool = True,
+) -> Handed:
+    """R_nd = w_n e_nd / z_bd R_bd for token n of bag b, summed over d for ids and weights, over n for rows of the table.
+
+    For a mean w_n is 1 / N_b; the largest has w_n = 1 / k for the k tokens that have it, else 0. Each of several carrying
+    factors gets the same part (Achtibat et al. 2024, prop. 3.2), or all of it, as a gradient has it.
+    """
+    named = dict(zip(carry, case.arguments, strict=True)) | dict(
+        zip([c for c in "itw" if c not in carry], case.constants, strict=False)
+    )
+    ids, table, factors = named["i"], named["t"], named.get("w")
+    parts = {c: torch.zeros(named[c].shape, dtype=torch.float64) for c in carry}
+    n_carry = len(carry) if halves else 1
+    m = arriving.m[0]
+    surplus = torch.zeros(len(offsets), dtype=torch.float64)
+    for b, first in enumerate(offsets):
+        last = offsets[b + 1] if b + 1 < len(offsets) else len(ids)
+        seen = [n for n in range(first, last) if int(ids[n]) != padding]
+        for d in range(table.shape[1]):
+            values = [float(table[ids[n], d]) for n in seen]
+            best = [n for n, v in zip(seen, values, strict=True) if v == max(values)]
+            for n, value in zip(seen, values, strict=True):
+                w = 1.0 if factors is None else float(factors[n])
+                if mode == "mean":
+                    w = 1.0 / len(seen)
+                if mode == "max":
+                    w = (n in best) / len(best)
+                R = w * value * float(m[b, d]) / n_carry
+                for c, place in (("i", (n,)), ("w", (n,)), ("t", (int(ids[n]), d))):
+                    if c in parts:
+                        parts[c][place] += R
+                surplus[b] += R * n_carry - R * len(carry)
+    return Handed([parts[c] for c in carry], {} if halves or len(carry) == 1 else {"product": surplus})

@@ -43,11 +43,11 @@ def power_gradient(case: Case, arriving: Arriving, base: int | None, exponent: i
     return Handed(case.per_input(parts), {"nonlinearity": R - sum(given)})
 
 
-def times_derivative(case: Case, arriving: Arriving, derivative: Map) -> Handed:
-    """R_i = x_i f'(x_i) m_i; the rest of R_i = f(x_i) m_i is the nonlinearity's."""
+def times_derivative(case: Case, arriving: Arriving, derivative: Map, rest: str = "nonlinearity") -> Handed:
+    """R_i = x_i f'(x_i) m_i; the rest of R_i = f(x_i) m_i is the nonlinearity's, or the constant's of a Taylor expansion."""
     (x,), (R,), (m,) = case.arguments, arriving.R, arriving.m
     given = x * derivative(x) * m
-    return Handed([given], {"nonlinearity": R - given})
+    return Handed([given], {rest: R - given})
 
 
 def share_of_reduction(case: Case, arriving: Arriving, dims: tuple[int, ...], part: Map, degree: float = 1.0) -> Handed:

@@ -59,13 +59,14 @@ def _contributions_of(case: Case, which: int, additive: tuple[int, ...]) -> Tens
 
 def sum_of_products(
     case: Case, arriving: Arriving, *, epsilon: float = 0.0, uniform: bool = True, additive: Sequence[int] = (),
-    offset_name: str = "bias", bias_dropped: bool = False,
+    offset_name: str = "bias", bias_dropped: bool = False, signal: int | None = None,
 ) -> Handed:  # fmt: skip
     """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j; b_j / (...) R_j to the offset, the rest to epsilon.
 
     Bach et al. 2015, eq. 58; Montavon et al. 2019, sec. 10.2.1. Of the n factors of a product that carry each gets
     1 / n: Achtibat et al. 2024, prop. 3.2 and 3.3. With `uniform` off each gets all of it (input times gradient), which
     is n - 1 times too much, and that is booked. A bias that is dropped is no part of z_j: Montavon et al. 2017, sec. 5.1.
+    With a `signal`, that factor gets all of it and the others nothing: Arras et al. 2017, sec. 2.2.
     """
     slots = case.arguments
     (R,), (z,) = arriving.R, arriving.z
@@ -81,7 +82,8 @@ def sum_of_products(
         C = _contributions_of(case, k, tuple(additive))
         if k in factors:
             product = C.sum(1)
-        handed.append((C * quotient[:, None]).sum(0).reshape(x.shape) * (share if k in factors else 1.0))
+        own = share if signal is None else float(k == signal)
+        handed.append((C * quotient[:, None]).sum(0).reshape(x.shape) * (own if k in factors else 1.0))
     if not factors:
         offset_name = "constant"
     absorbed = {} if bias_dropped else {offset_name: (b.reshape(-1) * quotient).reshape(z.shape)}
@@ -101,16 +103,21 @@ def summed_to(amount: Tensor, shape: Sequence[int]) -> Tensor:
     return total.reshape(shape)
 
 
-def elementwise_product(case: Case, arriving: Arriving, *, inverse: Sequence[int] = (), uniform: bool = True) -> Handed:
+def elementwise_product(
+    case: Case, arriving: Arriving, *, inverse: Sequence[int] = (), uniform: bool = True, epsilon: float = 0.0
+) -> Handed:
     """R / n to each of the n carrying factors: Achtibat et al. 2024, prop. 3.2, eq. 7. Also for those divided by.
 
-    Input times gradient gives R to a factor and -R to a divisor, x dz/dx = +-z, and books the difference.
+    Input times gradient gives R to a factor and -R to a divisor, x dz/dx = +-z, and books the difference. With an epsilon
+    R is z / (z + eps sgn z) of what arrives.
     """
-    (R,) = arriving.R
+    (whole,), (z,) = arriving.R, arriving.z
+    R = whole * z / stabilised(z, epsilon) if epsilon else whole
     slots = case.arguments
     signs = [-1.0 if k in inverse else 1.0 for k in range(len(slots))]
     parts = [summed_to(R / len(slots) if uniform else sign * R, x.shape) for sign, x in zip(signs, slots, strict=True)]
-    return Handed(case.per_input(parts), {} if uniform else {"product": R * (1.0 - sum(signs))})
+    absorbed = {"epsilon": whole - R} if epsilon else {}
+    return Handed(case.per_input(parts), absorbed if uniform else {"product": R * (1.0 - sum(signs))})
 
 
 def elementwise_sum(

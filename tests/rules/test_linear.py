@@ -11,11 +11,11 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from dlbt_core.errors import DlbtError, UnknownParameterError
 from dlbt_core.plugins.loader import Plugins
+from dlbt_core.testing.streams import streams_of
 from oracles.cases.family import COUPLED, ORACLES
 from oracles.cases.linear import CHECKS
 from oracles.harness import Arriving, Case, Check, amounts, assert_books, assert_near, check_rule, relevances, source
 from oracles.probe import plugins_with_probe, probe
-from oracles.streams import streams_of
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)

@@ -18,6 +18,7 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "RandomModelWarning",
+    "RuleCheckError",
     "RuleContractError",
     "TargetError",
     "UnknownCompositeError",
@@ -84,6 +85,10 @@ class DuplicateRuleError(DlbtError):
 
 class RuleContractError(DlbtError):
     """A rule returned something the contract does not allow."""
+
+
+class RuleCheckError(DlbtError, AssertionError):
+    """A rule does not keep what it promises; raised by the test kit."""
 
 
 class PluginError(DlbtError):

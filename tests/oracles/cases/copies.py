@@ -118,6 +118,7 @@ _ONE: list[tuple[str, str, Any, Any, bool]] = [
     ("rot90", "inner", lambda a: a.rot90(1, (1, 2)), x234, True),
     ("tril", "offset", lambda a: a.tril(-1), x234, True),
     ("triu", "plain", torch.triu, x234, True),
+    ("nan_to_num", "finite", torch.nan_to_num, x23, True),
 ]
 
 _WITH: list[tuple[str, str, Any, tuple[Any, ...], tuple[Any, ...], bool | None]] = [

@@ -28,6 +28,7 @@ INSIDE = torch.tensor([[-0.8, 0.3, 0.05], [0.7, -0.2, 0.5]], dtype=torch.float64
 UNIT = torch.tensor([[0.8, 0.3, 0.05], [0.7, 0.2, 0.5]], dtype=torch.float64)
 LARGE = torch.tensor([[-60.0, 60.0, 1e4], [-1e4, 25.0, -25.0]], dtype=torch.float64)
 MILD = torch.tensor([[-20.0, 12.0], [9.0, -12.0]], dtype=torch.float64)
+MASKED = torch.tensor([[-5e4, 0.5, -1e-7], [0.0, -1e4, 2.0]], dtype=torch.float64)
 ZERO = torch.tensor([[0.0, 0.5], [0.25, 0.0]], dtype=torch.float64)
 
 log2, log10 = math.log(2), math.log(10)
@@ -83,8 +84,8 @@ _TABLE: list[tuple[str, str, Any, Any, tuple[Any, ...]]] = [
         lambda x: P.choose(2 * x > 5, 1.0, P.sigmoid(2 * x)),
         (EVERYWHERE,),
     ),
-    ("exp", "", torch.exp, torch.exp, (EVERYWHERE,)),
-    ("exp2", "", torch.exp2, lambda x: log2 * 2**x, (EVERYWHERE,)),
+    ("exp", "", torch.exp, torch.exp, (EVERYWHERE, MASKED)),
+    ("exp2", "", torch.exp2, lambda x: log2 * 2**x, (EVERYWHERE, MASKED)),
     ("log", "", torch.log, lambda x: 1 / x, (POSITIVE,)),
     ("log2", "", torch.log2, lambda x: 1 / (x * log2), (POSITIVE,)),
     ("log10", "", torch.log10, lambda x: 1 / (x * log10), (POSITIVE,)),
@@ -156,6 +157,8 @@ def _pair(op: str, name: str, fn: Any, derivative: Any, x: Any) -> list[Check]:
         ]
     else:
         identities = [Check(case, "identity", P.identity)]
+    if op in ("exp", "exp2"):
+        identities.append(Check(case, "taylor", partial(P.times_derivative, derivative=derivative, rest="constant")))
     tolerance = 1e-7 if op == "hardsigmoid" else TOLERANCE  # torch's own derivative has 1 / 6 in single precision
     gradient = Check(case, "gradient", partial(P.times_derivative, derivative=derivative), tolerance=tolerance)
     return [*identities, gradient]

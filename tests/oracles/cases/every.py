@@ -19,6 +19,7 @@ from oracles.cases import (
     products,
     recurrent,
     resampling,
+    spectral,
     sums,
 )
 from oracles.cases.family import COUPLED, ORACLES
@@ -34,7 +35,7 @@ UNBATCHED = (
         "aten.dot aten.outer aten.addbmm aten.trace aten.t aten.numpy_T aten.matrix_H aten.flipud aten.vstack aten.row_stack "
         "aten.as_strided aten.as_strided_scatter aten.diagonal_scatter aten.masked_select aten.masked_scatter aten.scatter "
         "aten.gather aten.take_along_dim aten.scatter_add aten._native_batch_norm_legit.no_stats aten.mv#pass "
-        "aten.addmv#pass".split()
+        "aten.addmv#pass aten.embedding_bag aten._embedding_bag aten._embedding_bag_forward_only".split()
     )
     | (detection.UNBATCHED - detection.ABSENT)
     | recurrent.UNBATCHED
@@ -76,6 +77,7 @@ ALL: list[Check] = [
         recurrent,
         moe,
         gating,
+        spectral,
     )
     for check in module.CHECKS
 ] + _STOP

@@ -32,7 +32,25 @@ def checks_of(
         dropped = partial(sum_of_products, epsilon=0.25, bias_dropped=True)
         found.append(Check(case, "epsilon", dropped, {"epsilon": 0.25, "bias": "dropped"}))
     found.append(Check(case, "gradient", partial(sum_of_products, uniform=False, additive=additive)))
+    if case.op in PRODUCTS:
+        found += _of_factors(case, additive)
     return found + variants_of(case, choices, additive, **more)
+
+
+PRODUCTS = frozenset(f"aten.{name}" for name in "linear addmm addmv addbmm baddbmm mm mv bmm dot outer matmul einsum bilinear".split())
+
+
+def _of_factors(case: Case, additive: tuple[int, ...]) -> list[Check]:
+    """What ops have that can multiply two values which carry relevance: evenly, or all to one of them."""
+    factors = [k for k in range(len(case.places)) if k not in additive]
+    found = []
+    for e in (0.0, 0.25):
+        oracle = partial(sum_of_products, epsilon=e, additive=additive)
+        found.append(Check(case, "uniform", oracle, {"epsilon": e}))
+        for name, k in (("first", 0), ("last", -1)):
+            chosen = partial(oracle, signal=factors[k] if len(factors) > 1 else None)
+            found.append(Check(case, "signal", chosen, {"signal": name, "epsilon": e}))
+    return [*found, Check(case, "signal", oracle, {"epsilon": e})]
 
 
 def _linear() -> list[Check]:

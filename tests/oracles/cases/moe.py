@@ -1,4 +1,4 @@
-"""Grouped matrix products, as mixtures of experts have them."""
+"""Mixtures of experts: grouped matrix products, and sigmoids as routers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oracles.attention import held_softmax, softmax_rows
 from oracles.cases.family import FEW, passing
 from oracles.cases.linear import checks_of
-from oracles.harness import Case, Check, source
+from oracles.harness import Arriving, Case, Check, Handed, source
 
 __all__ = ["ABSENT", "CHECKS", "UNBATCHED"]
 
@@ -64,6 +65,30 @@ def _run(op: str, x: Tensor, w: Tensor) -> Any:
     return torch.ops.aten._grouped_mm(x, w, ENDS)
 
 
+def two_classes(case: Case, arriving: Arriving) -> Handed:
+    """A sigmoid as the first of softmax(x, 0), whose second gets nothing: R_x = x (R_1 - s_1 (R_1 + 0)).
+
+    Achtibat et al. 2024, prop. 3.1; the constant s - s' x of the expansion at x takes the rest.
+    """
+    (x,) = case.arguments
+    handed, constant = torch.zeros_like(x), torch.zeros_like(x)
+    for place in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
+        at, R = tuple(place), arriving.R[0][tuple(place)]
+        logits = torch.stack([x[at], torch.zeros_like(x[at])])
+        s = softmax_rows(logits)
+        handed[at] = x[at] * (R - s[0] * R)
+        constant[at] = (s[0] - s[0] * s[1] * x[at]) / s[0] * R
+    return Handed([handed], {"softmax": constant})
+
+
+def _routers() -> list[Check]:
+    found: list[Check] = []
+    for name, x in (("router", rand(2, 3, 4)), ("large-router", 9 * rand(2, 4))):
+        case = Case("aten.sigmoid", name, torch.sigmoid, (x,), batched=True)
+        found += [Check(case, "taylor", two_classes), Check(case, "detach", held_softmax)]
+    return found
+
+
 def _checks() -> list[Check]:
     found: list[Check] = []
     if _NATIVE not in ABSENT:
@@ -73,7 +98,7 @@ def _checks() -> list[Check]:
         import transformers.integrations.moe  # noqa: F401  (registers the op)
 
         found += [*_grouped(_FALLBACK), *_grouped(_FALLBACK, square=True)]
-    return found
+    return found + _routers()
 
 
 CHECKS = _checks()

@@ -52,7 +52,42 @@ def _checks() -> list[Check]:
     found.append(Check(case, "gradient", N.embedding))
     one = Case("aten.embedding", "one-row", lambda t, v: F.embedding(t, v), (torch.tensor([1, 2, 2]),), (weight,))
     found.append(Check(one, "gradient", N.embedding))
+    return found + _bags()
+
+
+BAGS = ("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+MODES = {"sum": 0, "mean": 1, "max": 2}
+
+
+def _bags() -> list[Check]:
+    found: list[Check] = []
+    ids, table, factors = torch.tensor([3, 1, 1, 0, 6, 2]), rand(7, 3), rand(6)
+    named = {"i": ids, "t": table, "w": factors}
+    for op in BAGS:
+        for carry, mode, padding in (
+            ("i", "sum", -1), ("i", "mean", -1), ("i", "max", -1), ("i", "mean", 1), ("t", "sum", -1), ("it", "sum", -1),
+            ("iw", "sum", -1), ("w", "sum", 0), ("itw", "sum", 6), ("t", "max", -1),
+        ):  # fmt: skip
+            wanted = "itw" if "w" in carry else "it"
+            constants = tuple(named[c] for c in wanted if c not in carry)
+            offsets = [0, 2, 2] if mode != "max" else [0, 3]
+            fn = partial(_bag, op, carry, wanted, offsets, MODES[mode], padding)
+            name = f"{carry}-{mode}{'-padded' if padding >= 0 else ''}"
+            case = Case(f"aten.{op}", name, fn, tuple(named[c] for c in carry), constants)
+            for variant, halves in (("uniform", True), ("gradient", False)):
+                rule = partial(N.embedding_bag, carry=carry, offsets=offsets, mode=mode, padding=padding, halves=halves)
+                found.append(Check(case, variant, rule))
     return found
+
+
+def _bag(op: str, carry: str, wanted: str, offsets: list[int], mode: int, padding: int, *given: Any) -> Any:
+    names = [*carry, *(c for c in wanted if c not in carry)]
+    named = dict(zip(names, given, strict=True))
+    run = getattr(torch.ops.aten, op)
+    run = run.padding_idx if op == "embedding_bag" else run
+    start = torch.tensor(offsets)
+    last = None if op == "embedding_bag" and padding < 0 else padding
+    return run(named["t"], named["i"], start, False, mode, False, named.get("w"), False, last)
 
 
 def _layer_norm(inner: list[int], x: Any, weight: Any = None, bias: Any = None) -> Any:

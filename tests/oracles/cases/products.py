@@ -26,6 +26,9 @@ def _both(op: str, name: str, fn: Any, inputs: Any, constants: Any = (), inverse
         Check(case, "uniform", partial(elementwise_product, inverse=inverse)),
         Check(case, "gradient", partial(elementwise_product, inverse=inverse, uniform=False)),
     ]
+    if case.batched:  # the target of the others is a product, too
+        damped = partial(elementwise_product, inverse=inverse, epsilon=0.25)
+        found.append(Check(case, "uniform", damped, {"epsilon": 0.25}))
     return found + _of_products(case) if op in ("aten.mul", "aten.multiply") else found
 
 

@@ -8,6 +8,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dlbt_core.cli.comparing import compare
+from dlbt_core.cli.doctor import doctor
+from dlbt_core.cli.new_plugin import new_plugin
+from dlbt_core.cli.options import AsJson
+from dlbt_core.cli.planning import coverage, diff, plan
+
 __all__ = ["app"]
 
 
@@ -26,8 +32,6 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +76,7 @@ def text(
     against: Annotated[str | None, typer.Option(help="A label or token to set against it.")] = None,
     continuation: Annotated[str | None, typer.Option(help="For language models: the text that follows.")] = None,
     at: Annotated[str | None, typer.Option(help="Which token: a word of the text, or a position.")] = None,
-    composite: Annotated[str, typer.Option(help="Which rule where; see dlbt composites.")] = "auto",
+    composite: Annotated[str, typer.Option(help="Which rule where: a name (see dlbt composites), a TOML file.")] = "auto",
     words: Annotated[bool, typer.Option("--words", help="Print words with their numbers in place of tokens.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write a page (.html) or a picture (.png, .svg).", dir_okay=False)
@@ -132,28 +136,40 @@ def rules(
 
 @app.command()
 def composites(
-    name: Annotated[str | None, typer.Argument(help="Show what is in this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show what is in this one: a name, or a TOML file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the composites, or show one."""
     from dlbt_core.cli import tables
 
-    if name is None:
-        tables.print_composites()
+    if as_json:
+        tables.print_json(tables.composite_rows() if name is None else tables.composite_json(name))
+    elif name is None:
+        tables.print_composites(tables.composite_rows())
     else:
         tables.print_composite(name)
+
+
+for command in (plan, coverage, diff, compare, doctor, new_plugin):
+    app.command()(command)
 
 
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(help="A saved explanation.", exists=True, dir_okay=False)],
     out: Annotated[Path | None, typer.Option(help="Write a page instead of printing.", dir_okay=False)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a saved explanation: its inputs, its ledger and its plan in short."""
     from dlbt_core.cli import tables
     from dlbt_core.storage import load
 
     explanation = load(file)
-    if out is None:
-        tables.print_explanation(explanation)
+    if out is not None:
+        explanation.to_html(out, title=file.stem)
+    if as_json:
+        tables.print_json(tables.explanation_json(explanation))
+    elif out is not None:
+        typer.echo(str(out))
     else:
-        typer.echo(str(explanation.to_html(out, title=file.stem)))
+        tables.print_explanation(explanation)

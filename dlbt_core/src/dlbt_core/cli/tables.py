@@ -14,11 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dlbt_core.composites.composite import Composite, as_composite
 from dlbt_core.errors import PluginWarning, UnknownCompositeError
 from dlbt_core.explanation import Explanation
 from dlbt_core.plugins.loader import Plugins, default_plugins
+from dlbt_core.show.words import short_line
 
 __all__ = [
+    "composite_json",
+    "composite_rows",
+    "explanation_json",
     "loaded_plugins",
     "plugins_json",
     "print_composite",
@@ -27,6 +32,7 @@ __all__ = [
     "print_json",
     "print_plugins",
     "print_rules",
+    "print_table",
     "rules_like",
 ]
 
@@ -38,7 +44,7 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; cells are plain text, whatever brackets they have."""
     console = Console()
     if not console.is_terminal:
@@ -82,7 +88,7 @@ def plugins_json(plugins: Plugins, traceback: bool) -> list[dict[str, Any]]:
 def print_plugins(plugins: Plugins, traceback: bool) -> None:
     """Print the plugins, and below them what went wrong."""
     header = ("plugin", "distribution", "version", "status", "stage", "rules", "target")
-    _print_table(
+    print_table(
         header,
         [
             (r.name, r.distribution, r.version, r.status, r.stage, str(r.rules) if r.rules else "", r.target)
@@ -106,8 +112,8 @@ def rules_like(op: str, variant: str) -> list[dict[str, Any]]:
 
 def print_rules(rows: Sequence[dict[str, Any]]) -> None:
     """Print rules."""
-    header = ("op", "variant", "plugin", "parameters", "takes → gives", "absorbs", "formula")
-    _print_table(header, [_rule_cells(row) for row in rows])
+    header = ("op", "variant", "plugin", "parameters", "takes → gives", "absorbs", "formula", "declared in")
+    print_table(header, [_rule_cells(row) for row in rows])
     typer.echo(f"{len(rows)} rules. An asterisk marks an op's default.")
 
 
@@ -115,18 +121,64 @@ def _rule_cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["op"],
         row["variant"] + (" *" if row["default"] else ""),
-        row["plugin"],
+        f"{row['plugin']} ({row['distribution']} {row['version']})",
         ", ".join(f"{name}={value!r}" for name, value in row["parameters"].items()),
         row["takes"] if row["takes"] == row["gives"] else f"{row['takes']} → {row['gives']}",
         ", ".join(row["absorbs"]),
         row["summary"],
+        short_line(row["location"]),
     )
 
 
-def print_composites() -> None:
+def composite_rows() -> list[dict[str, Any]]:
+    """One plain row per composite: what it is, who brought it, its parameters with their defaults."""
+    plugins = default_plugins()
+    known = plugins.composites
+    rows = []
+    for name in known:
+        source = plugins.source_of(name)
+        rows.append({
+            "name": name, "summary": known.summary(name), "plugin": source.name, "distribution": source.distribution,
+            "version": source.version, "parameters": dict(known.parameters(name)), "chosen_by_graph": known.get(name) is None,
+        })  # fmt: skip
+    return rows
+
+
+def print_composites(rows: Sequence[dict[str, Any]]) -> None:
     """Print the names of the composites, with one line about each."""
-    known = default_plugins().composites
-    _print_table(("composite", "what it is"), [(name, known.summary(name)) for name in known])
+    print_table(
+        ("composite", "what it is", "plugin", "parameters"),
+        [
+            (
+                row["name"],
+                row["summary"],
+                f"{row['plugin']} ({row['distribution']} {row['version']})",
+                ", ".join(f"{name}={value!r}" for name, value in row["parameters"].items()),
+            )
+            for row in rows
+        ],
+    )
+
+
+def composite_json(name: str) -> dict[str, Any]:
+    """One composite as plain values: its row, its choices in order, and the whole of it as TOML.
+
+    Raises
+    ------
+    UnknownCompositeError
+        If there is none of that name.
+    """
+    found, row = _composite(name)
+    if found is None:
+        return {**row, "choices": None, "prefer": [], "passes": [], "streams": [], "toml": None}
+    choices = [
+        {"select": _plain(select.given()), "use": use.variant, "parameters": _plain(dict(use.parameters))}
+        for select, use in found.choices
+    ]
+    return {
+        **row, "choices": choices, "prefer": list(found.prefer), "passes": list(found.passes),
+        "streams": list(found.streams), "toml": found.to_toml(),
+    }  # fmt: skip
 
 
 def print_composite(name: str) -> None:
@@ -137,13 +189,26 @@ def print_composite(name: str) -> None:
     UnknownCompositeError
         If there is none of that name.
     """
+    found, row = _composite(name)
+    if row["summary"]:
+        typer.echo(f"{row['summary']}\n")
+    chosen = f"composite {name}\n  chosen for each model: its plan names what it is there."
+    typer.echo(chosen if found is None else str(found))
+
+
+def _composite(name: str) -> tuple[Composite | None, dict[str, Any]]:
+    """A composite by name or from a file, None if the graph chooses it; and what is known of it."""
+    given = as_composite(name)
+    if isinstance(given, Composite):
+        return given, {"name": given.name, "summary": "", "file": name}
     known = default_plugins().composites
     if name not in list(known):
         raise UnknownCompositeError(f"no composite {name!r}. There are: {', '.join(known)}.")
-    entry = known.get(name)
-    typer.echo(f"{known.summary(name)}\n")
-    chosen = f"composite {name}\n  chosen for each model: its plan names what it is there."
-    typer.echo(chosen if entry is None else str(entry))
+    return known.get(name), next(row for row in composite_rows() if row["name"] == name)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 # -- explanations ------------------------------------------------------------------------------------------------------
@@ -152,4 +217,21 @@ def print_composite(name: str) -> None:
 def print_explanation(explanation: Explanation) -> None:
     """Print an explanation, its ledger and its plan in short."""
     typer.echo(str(explanation))
-    _print_table(("rule", "reason", "nodes"), [(rule, why, str(n)) for rule, why, n in explanation.plan.summary()])
+    print_table(("rule", "reason", "nodes"), [(rule, why, str(n)) for rule, why, n in explanation.plan.summary()])
+
+
+def explanation_json(explanation: Explanation) -> dict[str, Any]:
+    """An explanation as plain values: its ledger, its plan, and the shape and the sum of each input's relevance."""
+    return {
+        "target": explanation.target,
+        "picked": explanation.picked,
+        "score": explanation.score.tolist(),
+        "composite": explanation.plan.composite_name,
+        "inputs": [
+            {"name": name, "shape": list(relevance.shape), "sum": explanation.ledger.inputs[name].tolist()
+             if name in explanation.ledger.inputs else float(relevance.sum())}
+            for name, relevance in explanation.inputs.items()
+        ],
+        "ledger": explanation.ledger.to_dict(),
+        "plan": explanation.plan.table(),
+    }  # fmt: skip

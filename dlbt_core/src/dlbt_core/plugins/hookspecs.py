@@ -180,6 +180,12 @@ class LoweringSet:
         found = self._lowerings.get(str(key)) or self._lowerings.get(str(key.packet))
         return found.function if found else None
 
+    def plugin_of(self, op: str) -> str:
+        """The plugin that declared the lowering of an op's full name; empty if there is none."""
+        key = OpKey.of(op)
+        found = self._lowerings.get(str(key)) or self._lowerings.get(str(key.packet))
+        return found.plugin if found else ""
+
     def update(self, other: LoweringSet) -> None:
         """Take in another set.
 

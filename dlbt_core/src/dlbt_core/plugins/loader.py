@@ -160,6 +160,16 @@ class Plugins:
         """Analysers by name."""
         return MappingProxyType(dict(self._analysers.items()))
 
+    def source_of(self, composite: str) -> LoadedPlugin:
+        """The plugin that brought the composite of that name.
+
+        Raises
+        ------
+        KeyError
+            If none did.
+        """
+        return self._brought_by[composite]
+
     def add(self, obj: Any, name: str, distribution: str = "(local)", version: str = "0") -> None:
         """Take in a plugin by hand: any object or module with hooks. The switches hold for it too.
 

@@ -17,7 +17,11 @@ __all__ = ["expansion", "graph_pass", "help_missing"]
 def expansion(plugins: Plugins, op: Any) -> Callable[..., Any] | None:
     """A function of simpler ops to record in place of an op that no rule fits: a plugin's lowering, else torch's own."""
     name = str(op)
-    if name.count(".") != 2 or op._schema.is_mutable or plugins.registry.knows(name):
+    if name.count(".") != 2:
+        return None
+    if op._schema.is_mutable:
+        return _in_place(plugins, *name.split("."))
+    if plugins.registry.knows(name):
         return None
     lowering = plugins.lowerings.find(name)
     if lowering is not None:
@@ -25,6 +29,19 @@ def expansion(plugins: Plugins, op: Any) -> Callable[..., Any] | None:
     if bundled_home(name) is not None or not _is_composite(op):
         return None
     return op.decompose  # type: ignore[no-any-return]
+
+
+def _in_place(plugins: Plugins, namespace: str, op: str, overload: str) -> Callable[..., Any] | None:
+    """For ``op_``: the lowering of ``op``, written into the first argument."""
+    functional = f"{namespace}.{op.removesuffix('_')}.{overload}"
+    lowering = plugins.lowerings.find(functional) if op.endswith("_") else None
+    if lowering is None or plugins.registry.knows(functional):
+        return None
+
+    def write(first: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return first.copy_(lowering(first, *args, **kwargs))
+
+    return write
 
 
 def _is_composite(op: Any) -> bool:

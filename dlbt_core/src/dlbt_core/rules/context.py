@@ -13,18 +13,50 @@ from dlbt_core.errors import RuleContractError
 from dlbt_core.graph.ir import Node, Value
 from dlbt_core.graph.ops import arguments, packet, resolve_op
 
-__all__ = ["Books", "Pullback", "RuleContext", "bind_call", "multiply", "stabilise", "vanish_where_zero"]
+__all__ = [
+    "Books",
+    "Pullback",
+    "RuleContext",
+    "bind_call",
+    "multiply",
+    "paired",
+    "share_of_epsilon",
+    "stabilise",
+    "vanish_where_zero",
+]
 
 
 def stabilise(z: Tensor, epsilon: float | Tensor) -> Tensor:
     """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``: safe to divide by if `epsilon` is positive."""
+    if not isinstance(epsilon, Tensor):
+        epsilon = _visible(epsilon, z.dtype)
+    if z.is_complex():
+        return z + epsilon * torch.where(z == 0, torch.ones((), dtype=z.dtype, device=z.device), torch.sgn(z))
     sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
     return z + epsilon * sign if isinstance(epsilon, Tensor) else torch.add(z, sign, alpha=epsilon)
 
 
+def share_of_epsilon(z: Tensor, epsilon: float) -> Tensor:
+    """``epsilon / (|z| + epsilon)``: the part of a relevance that is lost when it is divided by ``stabilise(z, epsilon)``."""
+    epsilon = _visible(epsilon, z.dtype)
+    return epsilon / (z.abs() + epsilon)
+
+
+def _visible(epsilon: float, dtype: torch.dtype) -> float:
+    """`epsilon`, but no less than the smallest normal number of a precision: 1e-12 is 0 in float16."""
+    return epsilon and max(epsilon, torch.finfo(dtype).smallest_normal)
+
+
 def multiply(a: Tensor, m: Tensor) -> Tensor:
     """``a * m``: relevance from a multiplier. Exactly 0 where `m` is, also where `a` is infinite (masked logits)."""
-    return vanish_where_zero(m, a * m)
+    return vanish_where_zero(m, paired(a, m))
+
+
+def paired(a: Tensor, m: Tensor) -> Tensor:
+    """``a * m``, and for complex numbers ``Re(conj(a) m)``: the sum over real and imaginary part, real itself."""
+    if not (a.is_complex() and m.is_complex()):
+        return a * m if not (a.is_complex() or m.is_complex()) else a.real * m.real
+    return (torch.view_as_real(a.resolve_conj()) * torch.view_as_real(m.resolve_conj())).sum(-1)
 
 
 def vanish_where_zero(m: Tensor, product: Tensor) -> Tensor:
@@ -133,6 +165,12 @@ class RuleContext:
         self._cache = cache
         self._rule = rule
 
+    def elsewhere(self, args: Mapping[str, Any], output: Any, books: Books) -> RuleContext:
+        """The same node with other tensors and books, without what was kept for the ones it had; for tracing a rule."""
+        return RuleContext(
+            self.node, args, output, self.carries, self._values, self.facts, books, rule=self._rule, form=self.form
+        )
+
     @property
     def output(self) -> Any:
         """The op's result."""
@@ -181,6 +219,9 @@ class RuleContext:
         """
         wanted = names or tuple(self.carries)
         cotangents = list(cotangent) if self.node.many else [cotangent]
+        if self.packet == "aten.batch_norm":
+            # torch misreads a message on one sample whose strides could be those of either memory format.
+            cotangents = [c if c is None else c.contiguous() for c in cotangents]
         if replace or self._pullback is None or not set(wanted) <= self.carries:
             found = self._fresh_vjp(cotangents, wanted, replace)
         else:

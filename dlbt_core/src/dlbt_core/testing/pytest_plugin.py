@@ -12,8 +12,9 @@ import pytest
 
 from dlbt_core.plugins.loader import Plugins
 from dlbt_core.testing.fixtures import FakeDistribution, fake_distributions
+from dlbt_core.testing.stand_ins import StandIn, stand_ins
 
-__all__ = ["dlbt_plugins", "fake_distribution"]
+__all__ = ["dlbt_plugins", "fake_distribution", "stand_in"]
 
 _SWITCHES = ("DLBT_DISABLE_PLUGINS", "DLBT_PLUGINS", "DLBT_STRICT_PLUGINS")
 
@@ -25,6 +26,12 @@ def fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.delenv(switch, raising=False)
     with fake_distributions(tmp_path, monkeypatch) as make:
         yield make
+
+
+@pytest.fixture
+def stand_in(fake_distribution: FakeDistribution) -> StandIn:
+    """Makes an installed, broken, too new, misspelled, failing or duplicate plugin: ``stand_in("broken", "acme")``."""
+    return stand_ins(fake_distribution)
 
 
 @pytest.fixture

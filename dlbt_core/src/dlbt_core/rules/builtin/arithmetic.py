@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from dlbt_core.rules.builtin.dlb import declare_dlb, declare_dlb_sums
@@ -9,13 +10,27 @@ from dlbt_core.rules.builtin.product import Product
 from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import RuleSet
 
-__all__ = ["declare"]
+__all__ = ["declare", "declare_linear_maps"]
 
 _SUMS = tuple(f"aten.{n}" for n in "add sub rsub subtract".split())
 _LINEAR = tuple(f"aten.{n}" for n in "neg negative sum mean cumsum diff trace".split())
 _SCATTERED_SUMS = tuple(f"aten.{n}" for n in "index_add scatter_add".split())
 _PICKS = tuple(f"aten.{n}" for n in "max min amax amin topk sort median kthvalue".split())
 _BINARY_PICKS = tuple(f"aten.{n}" for n in "maximum minimum fmax fmin".split())
+
+
+def declare_linear_maps(add: RuleSet, ops: Iterable[str]) -> None:
+    """Declare the one rule of linear maps with fixed coefficients."""
+
+    @add.rule(*ops, variant="gradient", absorbs=("constant",), default=True, reads=("pullback", "constants"))
+    def linear(ctx: RuleContext, m: Any) -> dict[str, Any]:
+        """R_i = x_i / sum_i x_i R for a sum, the adjoint for every other linear map.  Bach et al. 2015, eq. 58.
+
+        A constant takes its part.
+        """
+        if ctx.constants():
+            ctx.absorb_offset("constant", m)
+        return ctx.vjp(m)
 
 
 def declare(add: RuleSet) -> None:
@@ -30,20 +45,18 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_SUMS, *_SCATTERED_SUMS, variant="gradient", absorbs=("constant",), reads=("pullback", "constants"))
     def sum_gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """m_a = m_b = m: the gradient of a sum."""
+        """m_a = m_b = m: the op's gradient."""
         return _adjoint(ctx, m)
 
-    @add.rule(*_LINEAR, variant="gradient", absorbs=("constant",), default=True, reads=("pullback", "constants"))
-    def linear(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_i = x_i / sum_i x_i R for a sum; the adjoint for every other linear map; a constant takes its part."""
-        if ctx.constants():
-            ctx.absorb_offset("constant", m)
-        return ctx.vjp(m)
+    declare_linear_maps(add, _LINEAR)
 
     @add.rule(*_PICKS, variant="gradient", absorbs=("constant",), default=True,
               reads=("pullback", "constants", "carrying"))  # fmt: skip
     def picked(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """All relevance to the element that was picked (evenly where several are equal); a constant keeps its part."""
+        """R_i = R for the element i that was picked, evenly where several are equal, else 0: the op's gradient.
+
+        A constant that was picked keeps its part.
+        """
         for name, constant in ctx.constants().items():
             if constant.is_floating_point():
                 full = constant.expand(m.shape)
@@ -53,7 +66,10 @@ def declare(add: RuleSet) -> None:
     @add.rule(*_BINARY_PICKS, variant="gradient", absorbs=("constant",), default=True,
               reads=("carrying", "constants", "output"))  # fmt: skip
     def picked_of_two(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """All relevance to the one that was picked, half to each where they are equal; a constant keeps its part."""
+        """R_i = R for the one of two that was picked, R / 2 where they are equal, else 0: the op's gradient.
+
+        A constant that was picked keeps its part.
+        """
         wins = {name: (ctx.args[name] == ctx.output).to(m.dtype) for name in ("self", "other")}
         several = (wins["self"] + wins["other"]).clamp(min=1)
         for name in ctx.constants():

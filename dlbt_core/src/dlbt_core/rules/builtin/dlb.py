@@ -83,10 +83,11 @@ def declare_dlb(add: RuleSet, family: Mapping[str, Product]) -> None:
     @add.rule(*family, variant="dlb_contrastive", takes="relevance", gives="multiplier", coupled=True, linear=False,
               absorbs=("dropped", "epsilon", "constant"), reads=("carrying", "constants"))  # fmt: skip
     def dlb_contrastive(ctx: RuleContext, R: Tensor) -> dict[str, Any]:
-        """Relevance for a class goes to the products that favour it, relevance against it to the others.
+        """R+_i = z_i+ / P R+ and R-_i = |z_i-| / N R-, with + and - of z swapped where the unit speaks for the other stream.
 
-        DLBacktrace, contrastive mode (Sankarapu et al. 2024). The bias decides which products those are, and takes
-        nothing. R has shape (2, ...): for, against.
+        Relevance for a class goes to the products that favour it, relevance against it to the others: DLBacktrace,
+        contrastive mode (Sankarapu et al. 2024). P and N are the sums of positive products z_i+ and of the amounts of
+        negative ones. The bias decides which stream a unit speaks for, and takes nothing. R has shape (2, ...).
         """
         product = family[ctx.packet]
         if not ctx.carries.intersection(product.factors):
@@ -122,7 +123,7 @@ def declare_dlb_sums(add: RuleSet, ops: Sequence[str]) -> None:
     @add.rule(*ops, variant="dlb_contrastive", takes="relevance", gives="multiplier", coupled=True, linear=False,
               absorbs=("constant", "dropped"), reads=("carrying", "constants"))  # fmt: skip
     def sum_contrastive(ctx: RuleContext, R: Tensor) -> dict[str, Any]:
-        """Relevance for a class goes to the terms that favour it, relevance against it to the others. R: for, against."""
+        """R+_k = x_k+ / P R+ and R-_k = |x_k-| / N R-, or the other way round, as for products.  Sankarapu et al. 2024."""
         terms = [(name, k, t.expand(R.shape[1:])) for name, k, t in _terms(ctx)]
         P = reduce(torch.add, (t.clamp(min=0) for _, _, t in terms))
         N = -reduce(torch.add, (t.clamp(max=0) for _, _, t in terms))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.rules.context import RuleContext, stabilise
+from dlbt_core.rules.context import RuleContext, share_of_epsilon, stabilise
 from dlbt_core.rules.rule import Asked, RuleSet
 
 __all__ = ["declare"]
@@ -100,11 +100,14 @@ VANISHING: Mapping[str, Callable[[RuleContext], float]] = {
 OFFSET = tuple(
     f"aten.{name}"
     for name in (
-        "sigmoid log_sigmoid hardsigmoid softplus exp exp2 log log2 log10 cos cosh acos erfc erfinv clamp clamp_min "
-        "clamp_max clip threshold logit pow.Scalar"
+        "sigmoid log_sigmoid hardsigmoid softplus log log2 log10 cos cosh acos erfc erfinv clamp clamp_min "
+        "clamp_max clip threshold logit angle pow.Scalar"
     ).split()
 )
 """Functions that are not 0 at 0, or may not be: f(x) / x is stabilised."""
+
+EXPONENTIALS: Mapping[str, float] = {"aten.exp": 1.0, "aten.exp2": math.log(2)}
+"""Functions ``exp(rate x)``, by rate."""
 
 
 def _unless_relevance(*names: str) -> Callable[[Asked], tuple[str, ...]]:
@@ -125,7 +128,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*NORMS, variant="identity", absorbs=("stopped",), default=True, reads=("pullback", "output"))
     def norm(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = x_i f'_i / k f R: the gradient over the degree k of homogeneity, whose shares sum to 1 by Euler's theorem."""
+        """R_i = x_i f'_i / k f R. Convention: gradient over the degree k of homogeneity; shares sum to 1 by Euler's theorem."""
         degree = NORMS[ctx.packet](ctx)
         if degree == 0:
             ctx.absorb("stopped", m, ctx.output)
@@ -143,7 +146,7 @@ def declare(add: RuleSet) -> None:
         if POWERS[_key(ctx, POWERS)](ctx) == 0:
             ctx.absorb("epsilon", torch.where(zero, m * y, torch.zeros_like(y)))
         slope = torch.where(zero, torch.zeros_like(y), y / torch.where(zero, torch.ones_like(x), x))
-        return _to_argument(ctx, m * slope)
+        return _to_argument(ctx, m * slope.conj())
 
     @add.rule(
         *HOMOGENEOUS, *NORMS, *POWERS, variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "output")
@@ -183,7 +186,7 @@ def declare(add: RuleSet) -> None:
         """R_i = R_i: m_in = m f(x) / x in closed form.  Achtibat et al. 2024, prop. 3.4, eq. 9."""
         if ctx.form == "relevance":
             return _to_argument(ctx, m)
-        return _to_argument(ctx, m * CLOSED[ctx.packet](ctx))
+        return _to_argument(ctx, m * CLOSED[ctx.packet](ctx).conj())
 
     @add.rule(*VANISHING, variant="identity", takes="either", default=True,
               reads=_unless_relevance("carrying", "output"))  # fmt: skip
@@ -193,8 +196,20 @@ def declare(add: RuleSet) -> None:
             return _to_argument(ctx, m)
         x, at_zero = _x(ctx), VANISHING[ctx.packet](ctx)
         slope = torch.where(x == 0, at_zero, ctx.output / torch.where(x == 0, torch.ones_like(x), x))
-        return _to_argument(ctx, m * slope)
+        return _to_argument(ctx, m * slope.conj())
 
+    @add.rule(*EXPONENTIALS, variant="taylor", absorbs=("constant",), default=True, reads=("carrying", "output"))
+    def taylor(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
+        """R_i = x f'(x) m: the Taylor expansion at x, whose constant f(x) - x f'(x) absorbs.  Achtibat et al. 2024, A.3.1.
+
+        As in the softmax. Exponents of decays are differences of sums that nearly cancel: f(x) / x has no bound there.
+        """
+        y, slope = ctx.output, ctx.output * EXPONENTIALS[ctx.packet]
+        ctx.absorb("constant", m, torch.where(y == 0, y, y - _x(ctx) * slope))
+        return _to_argument(ctx, m * slope.conj())
+
+    @add.rule(*EXPONENTIALS, variant="identity", takes="either", absorbs=("epsilon",),
+              reads=_unless_relevance("carrying", "output"))  # fmt: skip
     @add.rule(*OFFSET, variant="identity", takes="either", absorbs=("epsilon",), default=True,
               reads=_unless_relevance("carrying", "output"))  # fmt: skip
     def identity_stabilised(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
@@ -202,8 +217,8 @@ def declare(add: RuleSet) -> None:
         if ctx.form == "relevance":
             return _to_argument(ctx, m)
         x = _x(ctx)
-        ctx.absorb("epsilon", m * (epsilon / (x.abs() + epsilon)), ctx.output)
-        return _to_argument(ctx, m * ctx.output / stabilise(x, epsilon))
+        ctx.absorb("epsilon", m * share_of_epsilon(x, epsilon), ctx.output)
+        return _to_argument(ctx, m * (ctx.output / stabilise(x, epsilon)).conj())
 
     @add.rule(
         "aten.pow.Tensor_Tensor", variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output")
@@ -214,11 +229,11 @@ def declare(add: RuleSet) -> None:
         handed = {}
         for name in sorted(ctx.carries):
             x = ctx.args[name]
-            ctx.absorb("epsilon", share * (epsilon / (x.abs() + epsilon)))
+            ctx.absorb("epsilon", share * share_of_epsilon(x, epsilon))
             handed[name] = (share / stabilise(x, epsilon)).sum_to_size(ctx.shape(name))
         return handed
 
-    @add.rule(*CLOSED, *VANISHING, *OFFSET, "aten.pow.Tensor_Tensor", "aten.logsumexp", "aten.prod",
+    @add.rule(*CLOSED, *VANISHING, *OFFSET, *EXPONENTIALS, "aten.pow.Tensor_Tensor", "aten.logsumexp", "aten.prod",
               variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "carrying", "output"))  # fmt: skip
     def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_in = m f'(x): the op's gradient."""

@@ -12,10 +12,10 @@ from dlbt_core.rules.builtin.dlb import declare_dlb
 from dlbt_core.rules.builtin.product import FAMILY, Product, count
 from dlbt_core.rules.builtin.share import divide, scale_of
 from dlbt_core.rules.builtin.signed import declare_signed
-from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.context import RuleContext, multiply
 from dlbt_core.rules.rule import Asked, RuleSet
 
-__all__ = ["FAMILY", "Product", "declare", "declare_family", "gradient", "share_between_factors"]
+__all__ = ["FAMILY", "Product", "declare", "declare_family", "gradient", "share_between_factors", "stabilised"]
 
 
 def share_between_factors(ctx: RuleContext, m: Tensor, product: Product) -> dict[str, Any]:
@@ -47,11 +47,21 @@ def gradient(ctx: RuleContext, m: Tensor, product: Product) -> dict[str, Any]:
         ctx.absorb_offset("constant", m)
         return handed
     if added is not None:
-        ctx.absorb("bias", m, added)
+        _book(ctx, "bias", m, added, product)
     if surplus:
         summand = product.summand(ctx)
-        ctx.absorb("product", m * -float(surplus), ctx.output if summand is None else ctx.output - summand)
+        products = ctx.output if summand is None else ctx.output - summand
+        _book(ctx, "product", m * -float(surplus), products, product)
     return handed
+
+
+def _book(ctx: RuleContext, name: str, m: Tensor, times: Tensor, product: Product) -> None:
+    """Book m * times. Where an offset masks, as attention's does, its infinities take nothing."""
+    infinite = isinstance(product.offset, str) and "infinite" in ctx.facts.get(product.offset, ())
+    if infinite:
+        ctx.absorb(name, multiply(times, m))
+    else:
+        ctx.absorb(name, m, times)
 
 
 _SHAPED_APART = frozenset({"aten.dot", "aten.outer", "aten.addbmm"})
@@ -66,8 +76,8 @@ def reads_of_products(asked: Asked) -> tuple[str, ...]:
     return ("pullback", "constants", "output", "carrying") if output else ("pullback", "constants")
 
 
-def _stabilised(
-    ctx: RuleContext, m: Tensor, product: Product, epsilon: float, relative: bool, bias: str
+def stabilised(
+    ctx: RuleContext, m: Tensor, product: Product, epsilon: float, relative: bool = False, bias: str = "denominator"
 ) -> dict[str, Any]:
     """The epsilon rule. The bias is a part of z and takes its share, or is dropped from z: then all goes to the inputs."""
     summand = product.summand(ctx) if bias == "dropped" else None
@@ -78,7 +88,7 @@ def _stabilised(
     m = ctx.damp(m, scale_of(ctx.output, epsilon, relative) if epsilon else 0.0)
     added = product.added(ctx) if ctx.carries.intersection(product.factors) else None
     if added is not None:
-        ctx.absorb("bias", m, added)
+        _book(ctx, "bias", m, added, product)
     return share_between_factors(ctx, m, product)
 
 
@@ -93,12 +103,12 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
         bias: Literal["denominator", "dropped"] = "denominator",
     ) -> dict[str, Any]:  # fmt: skip
         """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j.  Bach et al. 2015, eq. 58; sgn 0 = +1."""
-        return _stabilised(ctx, m, family[ctx.packet], epsilon, relative, bias)
+        return stabilised(ctx, m, family[ctx.packet], epsilon, relative, bias)
 
     @add.rule(*family, variant="norm", absorbs=("bias", "epsilon", "constant"), reads=reads_of_products)
     def linear_norm(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6, relative: bool = False) -> dict[str, Any]:
-        """R_i = x_i dz_j/dx_i / (z_j + eps sgn z_j) R_j: the epsilon rule with the op's own forward pass."""
-        return _stabilised(ctx, m, family[ctx.packet], epsilon, relative, "denominator")
+        """R_i = x_i dz_j/dx_i / (z_j + eps sgn z_j) R_j: epsilon with the op's own forward pass.  Bach et al. 2015, eq. 58."""
+        return stabilised(ctx, m, family[ctx.packet], epsilon, relative, "denominator")
 
     @add.rule(*family, variant="gradient", absorbs=("bias", "product", "constant"), reads=reads_of_products)
     def linear_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
     @add.rule(*(op for op in family if op not in _SHAPED_APART), variant="pass", takes="relevance",
               absorbs=("constant",), reads=())  # fmt: skip
     def linear_pass(ctx: RuleContext, R: Tensor) -> dict[str, Any]:
-        """R_i = R_i, for an input of the output's shape; R_i / n for each of n carrying factors."""
+        """R_i = R_i, for an input of the output's shape; R_i / n for each of n carrying factors.  Anders et al. 2021 (Pass)."""
         handed: dict[str, Any] = {}
         sides = [place for place in ctx.places() if place[0] in family[ctx.packet].factors]
         if not sides:

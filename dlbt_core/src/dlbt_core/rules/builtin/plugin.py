@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlbt_core.plugins.hookspecs import GraphPass, PluginInfo, hookimpl
+from dlbt_core.plugins.hookspecs import GraphPass, LoweringSet, PluginInfo, hookimpl
 from dlbt_core.rules.rule import RuleSet
 
 
@@ -17,10 +17,18 @@ def dlbt_plugin_info() -> PluginInfo:
 @hookimpl
 def dlbt_register_rules(add: RuleSet) -> None:
     """Declare the rules."""
-    from dlbt_core.rules.builtin import arithmetic, elementwise, linear, products, structural
+    from dlbt_core.rules.builtin import arithmetic, elementwise, factors, linear, products, spectral, structural
 
-    for module in (structural, elementwise, arithmetic, linear, products):
+    for module in (structural, elementwise, arithmetic, linear, factors, products, spectral):
         module.declare(add)
+
+
+@hookimpl
+def dlbt_register_lowerings(add: LoweringSet) -> None:
+    """Declare the lowerings."""
+    from dlbt_core.rules.builtin import lowerings
+
+    lowerings.declare(add)
 
 
 @hookimpl

@@ -51,7 +51,7 @@ class Product(NamedTuple):
     def summand(self, ctx: RuleContext) -> Tensor | None:
         """What the op adds, constant or not."""
         found = self.offset(ctx) if callable(self.offset) else ctx.args.get(self.offset) if self.offset else None
-        if found is None:
+        if found is None or ctx.args.get("beta", 1) == 0:  # what is not added may be memory that was never written
             return None
         found = found * ctx.args["beta"] if ctx.args.get("beta", 1) != 1 else found
         return self.along_channel(found, 0) if found.dim() == 1 and self.channel < 0 else found

@@ -34,10 +34,11 @@ _STEPPED = ("aten.div.Tensor_mode", "aten.div.Scalar_mode")
 def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
-    @add.rule(*PRODUCTS, variant="uniform", default=True, reads=("pullback", "constants"))
-    def uniform(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = R / n for each of the n carrying factors of a product.  Achtibat et al. 2024, prop. 3.2, eq. 7."""
-        return share_between_factors(ctx, m, PRODUCTS[ctx.packet])
+    @add.rule(*PRODUCTS, variant="uniform", absorbs=("epsilon",), default=True,
+              reads=lambda asked: ("pullback", "constants", *(("output",) if asked.parameters["epsilon"] else ())))  # fmt: skip
+    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0) -> dict[str, Any]:
+        """R_i = z / n (z + eps sgn z) R for each of the n carrying factors of z.  Achtibat et al. 2024, prop. 3.2, eq. 7."""
+        return share_between_factors(ctx, ctx.damp(m, epsilon), PRODUCTS[ctx.packet])
 
     @add.rule(*_PRODUCTS, variant="signal", reads=("pullback", "constants"))
     def signal(ctx: RuleContext, m: Tensor, *, signal: Literal["auto", "self", "other"] = "auto") -> dict[str, Any]:
@@ -77,14 +78,14 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_STEPPED, variant="gradient", absorbs=("product", "stopped"), reads=("pullback", "constants", "output"))
     def stepped_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """m_i = 0 for a rounded quotient, which is constant between its steps; else the gradient of a quotient."""
+        """m_i = 0 for a rounded quotient, which is constant between its steps; else the op's gradient."""
         return _stopped(ctx, m) if ctx.args["rounding_mode"] else gradient(ctx, m, PRODUCTS[ctx.packet])
 
     @add.rule(
         *_STEPPED, variant="uniform", absorbs=("stopped",), default=True, reads=("pullback", "constants", "output")
     )
     def stepped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = 0 for a rounded quotient, which is constant between its steps; else R / n for each carrying factor."""
+        """R_i = 0 for a rounded quotient, constant between its steps; else R / n each.  Achtibat et al. 2024, eq. 7."""
         return _stopped(ctx, m) if ctx.args["rounding_mode"] else share_between_factors(ctx, m, PRODUCTS[ctx.packet])
 
 

@@ -15,7 +15,8 @@ from dlbt_core.rules.rule import RuleSet
 __all__ = ["declare", "declare_copies"]
 
 _OWN = frozenset(
-    {"aten.detach", "aten.copy", "aten.as_strided_scatter", "aten._pack_padded_sequence", "aten._pad_packed_sequence"}
+    f"aten.{name}"
+    for name in "detach copy nan_to_num as_strided_scatter _pack_padded_sequence _pad_packed_sequence".split()
 )
 _WITH_CONSTANTS = frozenset(
     f"aten.{name}"
@@ -49,24 +50,32 @@ def declare(add: RuleSet) -> None:
 
     @add.rule("aten.detach", variant="identity", takes="either", default=True, reads=())
     def detached(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
-        """R_i = R_i: a detach stops gradients in training; the value it hands on is the same."""
+        """R_i = R_i. Exact: a detach stops gradients in training; the value it hands on is the same."""
         return {"self": m}
 
     @add.rule("aten.detach", variant="gradient", takes="either", absorbs=("stopped",), reads=("output",))
     def stopped(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
-        """R_i = 0: nothing passes a detach, as in autograd."""
+        """R_i = 0: nothing passes a detach, which is the op's gradient in autograd."""
         ctx.absorb("stopped", m, None if ctx.form == "relevance" else ctx.output)
         return {}
 
+    @add.rule("aten.nan_to_num", variant="gradient", takes="either", absorbs=("constant",), default=True,
+              reads=("self", "output"))  # fmt: skip
+    def finite(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
+        """R_i = R_i where x is finite. Exact: elsewhere the result is a constant, which keeps what it gets."""
+        kept, nothing = torch.isfinite(ctx.args["self"]), torch.zeros_like(m)
+        ctx.absorb("constant", torch.where(kept, nothing, m), None if ctx.form == "relevance" else ctx.output)
+        return {"self": torch.where(kept, m, nothing)}
+
     @add.rule("aten.copy", variant="gradient", takes="either", default=True, reads=())
     def overwritten(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
-        """R_src = R: the result is the source, broadcast; of what was overwritten nothing is left."""
+        """R_src = R. Exact: the result is the source, broadcast; of what was overwritten nothing is left."""
         return {"src": m.sum_to_size(ctx.shape("src"))} if "src" in ctx.carries else {}
 
     @add.rule("aten.as_strided_scatter", variant="gradient", takes="either", absorbs=("constant",), default=True,
               reads=("constants",))  # fmt: skip
     def scattered(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
-        """R_src = R where it was written, R_self = R elsewhere. (torch's own derivative mixes the two up.)"""
+        """R_src = R where it was written, R_self = R elsewhere. Exact. (torch's own derivative mixes the two up.)"""
         ctx.absorb_offset("constant", m)
         shape, place = m.shape, (ctx.args["size"], ctx.args["stride"], ctx.args["storage_offset"])
         where = torch.arange(shape.numel(), device=m.device).as_strided(*place)

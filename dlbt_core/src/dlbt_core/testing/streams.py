@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import dlbt_core as dlbt
+from dlbt_core.composites.composite import Composite
+from dlbt_core.composites.select import Select, Use
 from dlbt_core.plugins.hookspecs import PluginInfo, hookimpl
-from dlbt_core.plugins.loader import Plugins
+from dlbt_core.plugins.loader import Plugins, default_plugins
+from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["DECREED", "decreed", "plugins_with_decree", "streams_of", "with_decree"]
 
-STREAMS = ("for", "against")
 DECREED = "decreed"
 """Under this name the books hold what the decree changed."""
+
+_STREAMS = ("for", "against")
+_NAME = "dlbt_testing_streams"
 
 
 def decreed(R: Tensor) -> Tensor:
@@ -25,13 +29,13 @@ def decreed(R: Tensor) -> Tensor:
     return torch.stack([R + torch.sin(3.0 * R + 1.0), 1.5 * torch.cos(7.0 * R)])
 
 
-class DecreePlugin:
+class _Decree:
     @hookimpl
     def dlbt_plugin_info(self) -> PluginInfo:
         return PluginInfo(rule_api="1.0", summary="relevance in two streams by decree")
 
     @hookimpl
-    def dlbt_register_rules(self, add: Any) -> None:
+    def dlbt_register_rules(self, add: RuleSet) -> None:
         @add.rule(
             "aten.clone", variant="decree", takes="relevance", coupled=True, linear=False, absorbs=(DECREED,), reads=()
         )
@@ -42,17 +46,24 @@ class DecreePlugin:
             return {"self": given}
 
 
-@lru_cache(maxsize=1)
-def plugins_with_decree() -> Plugins:
-    found = Plugins()
-    found.add(DecreePlugin(), "testplugin")
-    return found
+@cache
+def _default_with_decree() -> Plugins:
+    return plugins_with_decree(Plugins())
 
 
-def with_decree(composite: str) -> dlbt.Composite:
+def plugins_with_decree(plugins: Plugins | None = None) -> Plugins:
+    """The plugins given, with the decree added to them; all installed ones if none are given."""
+    if plugins is None:
+        return _default_with_decree()
+    if all(plugin.name != _NAME for plugin in plugins.loaded):
+        plugins.add(_Decree(), _NAME)
+    return plugins
+
+
+def with_decree(composite: str) -> Composite:
     """A named composite with two streams, and the decree for copies."""
-    choice = (dlbt.Select(op="aten.clone"), dlbt.Use("testplugin:decree"))
-    return replace(dlbt.composite(composite).but(choice), streams=STREAMS)
+    choice = (Select(op="aten.clone"), Use(f"{_NAME}:decree"))
+    return replace(default_plugins().composites.build(composite).but(choice), streams=_STREAMS)
 
 
 def streams_of(explanation: Any) -> list[Any]:

@@ -1,0 +1,249 @@
+"""The test kit itself: each check finds what it is for, and good rules pass all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import dlbt_core as dlbt
+from dlbt_core.errors import RuleCheckError, UnknownVariantError
+from dlbt_core.plugins.loader import Plugins
+from dlbt_core.testing import ALL_CHECKS, Arriving, Handed, Sample, check_plugin, rulecheck
+from dlbt_core.testing.samples import source
+
+rand = source(3)
+X, W, B = rand(3, 4), rand(5, 4), rand(5)
+LINEAR = Sample(F.linear, (X,), (W, B), batched=True)
+RELU = Sample(torch.relu, (X,), batched=True)
+
+
+class Plugin:
+    """A plugin made by hand of one rule."""
+
+    def __init__(self, op: str, function: Callable[..., Any], **options: Any) -> None:
+        self.op, self.function, self.options = op, function, options
+
+    @dlbt.hookimpl
+    def dlbt_register_rules(self, add: dlbt.RuleSet) -> None:
+        add.rule(self.op, variant="mine", **self.options)(self.function)
+
+
+def outcomes(sample: Sample, function: Callable[..., Any], op: str = "aten.relu", **options: Any) -> dict[str, str]:
+    """What the checks say of one rule, by name."""
+    report = check_plugin(Plugin(op, function, **options), {op: [sample]}, name="acme", raise_exception=False)
+    return report[f"acme:{op}#mine"]
+
+
+def failed(found: dict[str, str]) -> set[str]:
+    return {name for name, outcome in found.items() if outcome != "SUCCESS" and not outcome.startswith("not tried")}
+
+
+def identity(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": m * (ctx.args["self"] > 0)}
+
+
+def test_a_good_rule_passes_everything() -> None:
+    found = outcomes(RELU, identity, reads=("self",))
+    assert tuple(found) == ALL_CHECKS
+    assert failed(found) == set()
+    assert found["reference"] == "not tried: the sample has no reference"
+    assert found["defaults"] == "not tried: the rule has no parameters"
+    assert found["device"] in ("SUCCESS", "not tried: there is no GPU here")
+    assert found["tracing"] == found["rows"] == found["linear"] == "SUCCESS"
+
+
+def halved(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": 0.5 * m * (ctx.args["self"] > 0)}
+
+
+def undeclared(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    ctx.absorb("half", 0.5 * m * ctx.output)
+    return halved(ctx, m)
+
+
+def greedy(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": m * (ctx.output > 0)}
+
+
+def sign(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    ctx.absorb("negative", ctx.output * m.clamp(max=0))
+    return {"self": m.clamp(min=0) * (ctx.args["self"] > 0)}
+
+
+def in_place(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    ctx.args["self"].mul_(1.5)
+    return {"self": m * (ctx.args["self"] > 0)}
+
+
+def unstable(ctx: dlbt.RuleContext, R: Tensor) -> dict[str, Tensor]:
+    return {"self": R / ctx.output.clamp(min=0) * ctx.args["self"].clamp(min=0)}
+
+
+def across(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    mean = m.mean(0, keepdim=True).expand_as(m)
+    ctx.absorb("mean", multiply(ctx.output, mean))
+    return {"self": (m - mean) * (ctx.args["self"] > 0)}
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    return a * b
+
+
+def branching(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": m * (ctx.args["self"] > 0) if float(ctx.args["self"].sum()) > -1e9 else m}
+
+
+def remembered(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    CALLS.append(1)
+    return {"self": m * (ctx.args["self"] > 0) * (1.0 + 1e-6 * (len(CALLS) % 2))}
+
+
+def broken_default(ctx: dlbt.RuleContext, m: Tensor, *, power: float = -1.0) -> dict[str, Tensor]:
+    scale = 1.0 if power > 0 else 2.0
+    return {"self": m * (ctx.args["self"] > 0) * scale}
+
+
+def double(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": m.double() * (ctx.args["self"] > 0)}
+
+
+CALLS: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "expected"),
+    [
+        (halved, {"reads": ("self",)}, {"absorbs", "reads", "vmap"}),
+        (greedy, {"reads": ("self",)}, {"absorbs", "reads"}),
+        (in_place, {}, {"pure"}),
+        (unstable, {"takes": "relevance"}, {"finite"}),
+        (across, {"absorbs": ("mean",)}, {"rows"}),
+        (branching, {}, {"tracing"}),
+        (remembered, {}, {"pure"}),
+        (double, {}, {"dtype"}),
+    ],
+)
+def test_each_check_finds_what_it_is_for(function: Callable[..., Any], options: Any, expected: set[str]) -> None:
+    CALLS.clear()
+    sample = Sample(torch.relu, (X.clone(),), batched=True)
+    assert expected <= failed(outcomes(sample, function, **options))
+
+
+def test_an_undeclared_name_is_refused_by_the_books() -> None:
+    found = outcomes(RELU, undeclared)
+    assert "absorbed 'half'" in found["absorbs"] or "'half'" in found["absorbs"]
+    assert outcomes(RELU, undeclared, absorbs=("half",))["absorbs"] == "SUCCESS"
+
+
+def test_linear_is_checked_unless_declared_otherwise() -> None:
+    assert "is not linear in the message" in outcomes(RELU, sign, absorbs=("negative",))["linear"]
+    declared = outcomes(RELU, sign, absorbs=("negative",), linear=False)
+    assert declared["linear"] == "not tried: the rule is declared linear=False"
+    assert failed(declared) == set()
+
+
+def test_defaults_are_tried_without_the_parameters_of_the_sample() -> None:
+    sample = Sample(torch.relu, (X,), parameters={"power": 1.0}, batched=True)
+    found = outcomes(sample, broken_default)
+    assert failed(found) == {"defaults"}
+    assert "books do not close" in found["defaults"]
+
+
+def test_reference() -> None:
+    def right(arriving: Arriving, x: Tensor) -> Tensor:
+        return arriving.R[0]
+
+    def wrong(arriving: Arriving, x: Tensor) -> list[Tensor]:
+        return [0.9 * arriving.R[0]]
+
+    def with_amounts(arriving: Arriving, x: Tensor) -> Handed:
+        return Handed([arriving.R[0]], {"nothing": torch.ones(3)})
+
+    assert outcomes(Sample(torch.relu, (X,), reference=right, batched=True), identity)["reference"] == "SUCCESS"
+    found = outcomes(Sample(torch.relu, (X,), reference=wrong, batched=True), identity)
+    assert "reference" in failed(found)
+    assert found["reference"].startswith("aten.relu#acme:mine()-sample: relevance of input a: off by ")
+    found = outcomes(Sample(torch.relu, (X,), reference=with_amounts, batched=True), identity)
+    assert found["reference"].startswith("aten.relu#acme:mine()-sample: absorbed by 'nothing': off by 1.00e+00")
+
+
+def test_rows_mixed_in_the_op_are_no_failure_where_the_sample_is_not_batched() -> None:
+    assert outcomes(Sample(torch.relu, (X,)), identity)["rows"] == "not tried: the sample is not batched"
+
+
+def test_two_forms_and_two_streams_of_our_own_rules() -> None:
+    for variant in ("epsilon", "zplus", "dlb_contrastive"):
+        found = rulecheck(f"aten.linear#{variant}", [LINEAR])
+        assert failed(found) == set()
+    assert rulecheck("core:aten.linear#epsilon", [LINEAR], checks=("pure",)) == {"pure": "SUCCESS"}
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_messages() -> None:
+    with pytest.raises(ValueError, match=r"^no check 'speed'\. There are: absorbs, reference, reads, linear, pure, "):
+        rulecheck("aten.linear#epsilon", [LINEAR], checks=("speed",))
+    with pytest.raises(UnknownVariantError, match=r"^'aten.linear' names no rule. Write op#variant, e.g. 'aten.line"):
+        rulecheck("aten.linear", [LINEAR])
+    with pytest.raises(UnknownVariantError, match=r"^aten.linear has no variant 'nought'"):
+        rulecheck("aten.linear#nought", [LINEAR])
+    with pytest.raises(RuleCheckError, match=r"^core:aten.linear#epsilon has no samples. fix  give at least one Sample whose"):
+        rulecheck("aten.linear#epsilon", [])
+    with pytest.raises(ValueError, match=r"^a sample has 1 to 4 explained tensors, not 0; pass the others as constants=$"):
+        Sample(torch.relu, ())
+    with pytest.raises(RuleCheckError, match=r"(?s)^3 of the checks failed:\n- core:aten.linear#epsilon: abs.* did not run"):
+        rulecheck("aten.linear#epsilon", [RELU], checks=("absorbs", "reads", "defaults"))
+    two = Sample(lambda x: torch.relu(x).exp(), (X,))
+    with pytest.raises(RuleCheckError, match="more than one op was recorded"):
+        rulecheck("aten.relu#identity", [two], checks=("absorbs",))
+
+
+def test_check_plugin_fails_for_rules_without_samples_and_samples_without_rules() -> None:
+    plugin = Plugin("aten.relu", identity)
+    text = (
+        r"^1 of the checks failed:\n"
+        r"- acme:aten.relu#mine: samples: none. fix  add samples\['aten.relu'\] or samples\['aten.relu#mine'\]$"
+    )
+    with pytest.raises(RuleCheckError, match=text):
+        check_plugin(plugin, {}, name="acme")
+    with pytest.raises(RuleCheckError, match=r"aten.gelu: samples: of no rule: the plugin registers none of that name"):
+        check_plugin(plugin, {"aten.relu": [RELU], "aten.gelu": [RELU]}, name="acme", checks=("pure",))
+
+    class Empty:
+        @dlbt.hookimpl
+        def dlbt_plugin_info(self) -> dlbt.PluginInfo:
+            return dlbt.PluginInfo()
+
+    with pytest.raises(RuleCheckError, match="- acme: rules: the plugin registers nothing"):
+        check_plugin(Empty(), {}, name="acme")
+
+
+def test_samples_of_a_rule_come_before_those_of_its_op() -> None:
+    seen: list[str] = []
+
+    def named(name: str) -> Sample:
+        def reference(arriving: Arriving, x: Tensor) -> Tensor:
+            seen.append(name)
+            return arriving.R[0]
+
+        return Sample(torch.relu, (X,), reference=reference, batched=True)
+
+    check_plugin(Plugin("aten.relu", identity), {"aten.relu": [named("op")], "aten.relu#mine": [named("rule")]},
+                 name="acme", checks=("reference",))  # fmt: skip
+    assert seen == ["rule"]
+
+
+def test_the_plugins_given_are_the_ones_tried() -> None:
+    plugins = Plugins(strict=True)
+    plugins.add(Plugin("aten.relu", halved), "acme")
+    with pytest.raises(RuleCheckError, match=r"acme:aten.relu#mine: absorbs"):
+        rulecheck("acme:aten.relu#mine", [RELU], plugins=plugins)
+    (rule,) = [r for r in plugins.registry if r.source.plugin == "acme"]
+    with pytest.raises(RuleCheckError, match=r"acme:aten.relu#mine: absorbs"):
+        rulecheck(rule, [RELU], plugins=plugins)
