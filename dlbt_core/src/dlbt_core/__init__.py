@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlbt_core import errors, target
+from dlbt_core.comparison import Comparison, compare
 from dlbt_core.composites.composite import Composite, use_rules
 from dlbt_core.composites.select import Select, Use
 from dlbt_core.explainer import Explainer, explain
@@ -30,7 +31,7 @@ def composite(name: str, **parameters: Any) -> Composite:
     Parameters
     ----------
     name : str
-        One of those listed by ``dlbt composites``.
+        One of those listed by ``dlbt composites``, or the path of a TOML file.
     **parameters
         In place of its defaults.
 
@@ -43,6 +44,7 @@ def composite(name: str, **parameters: Any) -> Composite:
 
 
 __all__ = [
+    "Comparison",
     "Composite",
     "Explainer",
     "Explanation",
@@ -55,6 +57,7 @@ __all__ = [
     "Select",
     "Use",
     "__version__",
+    "compare",
     "composite",
     "default_plugins",
     "errors",

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from dlbt_core.composites.composite import Composite
 from dlbt_core.errors import GuardError, NonFiniteError, TargetError
+from dlbt_core.experts import Experts, Routed
 from dlbt_core.explanation import Explanation
-from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.experts import Mixture, mixtures, needed
+from dlbt_core.graph.facts import carriers
+from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.record import record
-from dlbt_core.graph.samples import per_sample
+from dlbt_core.graph.sample_axis import LOST, SampleAxis
+from dlbt_core.graph.samples import Follower, Samples, per_sample
 from dlbt_core.plugins.loader import Plugins
 from dlbt_core.plugins.services import expansion, graph_pass, help_missing
 from dlbt_core.scheduler.capture import Capture
@@ -29,7 +33,7 @@ from dlbt_core.scheduler.resolve import Layer, Resolver
 from dlbt_core.seeds import Met, meet, refuse_function
 from dlbt_core.target import FunctionTarget, Target
 
-__all__ = ["Job", "execute"]
+__all__ = ["Job", "execute", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,16 @@ class _Program:
     forward: ForwardProgram
     backward: BackwardProgram
     shown: dict[str, int]
+    follower: Follower
+    mixtures: tuple[Mixture, ...] = ()
+
+    def samples(self, run: ForwardRun, met: Sequence[Met]) -> Samples:
+        """Where the samples of a run lie, as far as it can be told with what all these targets look at."""
+        count = met[0].score.shape[0]
+        ends: dict[int, SampleAxis] = {}
+        for value, axis in (item for one in met for item in one.ends.items()):
+            ends[value] = axis if ends.get(value, axis).same(axis) else LOST
+        return self.follower.samples(count, self.follower.forward(count, run.values), _path(self.plan), ends)
 
 
 def execute(
@@ -67,23 +81,44 @@ def execute(
     NonFiniteError
         If a score or a relevance is not finite.
     """
-    try:
-        program, run = _run(found, inputs, explained, job)
-    except GuardError:
-        program, run = _run(again(), inputs, explained, job)  # which has checked that the recording can be replayed
+    program, run = _ready(found, inputs, explained, job, again)
     found = program.capture
     outputs = {path: run.values[value] for path, value in found.graph.outputs.items()}
-    met = [_meet(target, found, program.plan, outputs, job) for target in job.targets]
+    met = [_meet(target, program, run, outputs, job) for target in job.targets]
     for target, one in zip(job.targets, met, strict=True):
         _check_score(one.score, target, found, inputs)
-    results = _backward(program, run, met, found, job)
+    routed = [Routed.of(found.graph, mixture, run.values) for mixture in program.mixtures]  # some are freed on the way back
+    samples = program.samples(run, met)
+    results = _backward(program, run, met, samples, job)
     return [
         _with_streams(
-            [_explanation(program, found, inputs, outputs, target, one, stream, job) for stream in streams],
+            [_explanation(program, found, inputs, outputs, target, one, stream, samples, routed, job) for stream in streams],
             program.plan.composite.streams,
         )
         for target, one, streams in zip(job.targets, met, results, strict=True)
     ]
+
+
+def plan_of(
+    found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job, again: Callable[[], Capture]
+) -> Plan:
+    """The plan by which `execute` explains the first target of the same job: one forward pass, nothing handed back."""
+    program, run = _ready(found, inputs, explained, job, again)
+    target = job.targets[0]
+    if isinstance(target, Target):
+        return program.plan
+    outputs = {path: run.values[value] for path, value in program.capture.graph.outputs.items()}
+    return _plan_from(program, _meet(target, program, run, outputs, job))
+
+
+def _ready(
+    found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job, again: Callable[[], Capture]
+) -> tuple[_Program, ForwardRun]:
+    """Plan and forward pass, by a new recording where the known one does not hold for these inputs."""
+    try:
+        return _run(found, inputs, explained, job)
+    except GuardError:
+        return _run(again(), inputs, explained, job)  # which has checked that the recording can be replayed
 
 
 def _run(
@@ -148,12 +183,17 @@ def _program(found: Capture, explained: Iterable[str], job: Job) -> _Program:
         {name: found.graph.inputs[name] for name in explained}, outputs, partial(help_missing, job.plugins)
     )
     shown = _shown(found.graph, plan, job.report)
+    layers = () if report == "none" else mixtures(found.graph, carriers(found.graph, found.graph.inputs.values()))
+    follower = Follower(found.graph, plan.explained.values())
+    kept = (set(shown.values()) | follower.reads).union(*(needed(found.graph, mixture) for mixture in layers))
     program = _Program(
         found,
         plan,
-        ForwardProgram(found.graph, plan, set(shown.values()) | _audited(plan, job.audit)),
-        BackwardProgram(plan, found.facts, shown.values()),
+        ForwardProgram(found.graph, plan, kept | _audited(plan, job.audit)),
+        BackwardProgram(plan, found.facts, {*shown.values(), *(value for layer in layers for value in layer.reported)}),
         shown,
+        follower,
+        layers,
     )
     programs[key] = program
     return program
@@ -174,6 +214,11 @@ def _audited(plan: Plan, audit: bool) -> set[int]:
         return set()
     found = {slot.value for step in plan.steps for slot in step.slots}
     return found | {o for step in plan.steps for o in step.node.outputs if o is not None}
+
+
+def _path(plan: Plan) -> list[tuple[Node, list[int]]]:
+    """The nodes that hand relevance back, and what to."""
+    return [(step.node, [slot.value for slot in step.slots]) for step in plan.steps]
 
 
 def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, int]:
@@ -202,16 +247,22 @@ def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, i
 # -- targets --------------------------------------------------------------------------------------------------------
 
 
-def _meet(target: Target | FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> Met:
+def _meet(
+    target: Target | FunctionTarget, program: _Program, run: ForwardRun, outputs: Mapping[str, Tensor], job: Job
+) -> Met:
+    composite = program.plan.composite
     if isinstance(target, Target):
-        return meet(target, outputs, found.graph.outputs, max(1, len(plan.composite.streams)))
-    if plan.composite.streams:
-        refuse_function(plan.composite.name)
-    return _meet_function(target, found, plan, outputs, job)
+        return meet(target, outputs, program.capture.graph.outputs, max(1, len(composite.streams)))
+    if composite.streams:
+        refuse_function(composite.name)
+    return _meet_function(target, program, run, outputs, job)
 
 
-def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: Mapping[str, Tensor], job: Job) -> Met:
+def _meet_function(
+    target: FunctionTarget, program: _Program, run: ForwardRun, outputs: Mapping[str, Tensor], job: Job
+) -> Met:
     """Record the function on the outputs, and hand its score back to them by the same rules."""
+    found, plan = program.capture, program.plan
     given = {path: tensor.detach().clone() for path, tensor in outputs.items()}  # outputs may share memory
     recording = record(
         target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins)
@@ -227,15 +278,20 @@ def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: 
     resolver = Resolver(tail.graph, tail.facts, job.plugins.registry, plan.composite, job.layers, job.fallback)
     ends = tuple(tail.graph.outputs.values())
     tail_plan = resolver.plan(carrying, ends, partial(help_missing, job.plugins))
-    keep = _audited(tail_plan, job.audit)
-    run = ForwardProgram(tail.graph, tail_plan, keep).run(given, tail.state)
-    score = run.values[ends[0]].reshape(-1)
-    samples = score.shape[0]
+    follower = Follower(tail.graph, carrying.values())
+    keep = _audited(tail_plan, job.audit) | follower.reads
+    tail_run = ForwardProgram(tail.graph, tail_plan, keep).run(given, tail.state)
+    score = tail_run.values[ends[0]].reshape(-1)
+    count = score.shape[0]
+    of_outputs = program.follower.forward(count, run.values)
+    known = {v: of_outputs[o] for p, v in carrying.items() if (o := found.graph.outputs[p]) in of_outputs}
+    of_score = SampleAxis.batch(count)
+    axes = follower.forward(count, tail_run.values, known)
+    samples = follower.samples(count, axes, _path(tail_plan), dict.fromkeys(ends, of_score))
     backward = BackwardProgram(tail_plan, tail.facts)
     (result,) = backward.run(
-        run,
-        [{ends[0]: torch.ones_like(run.values[ends[0]])}],
-        tail.axes(samples),
+        tail_run,
+        [{ends[0]: torch.ones_like(tail_run.values[ends[0]])}],
         samples,
         audit=job.audit,
         multipliers=True,
@@ -243,7 +299,8 @@ def _meet_function(target: FunctionTarget, found: Capture, plan: Plan, outputs: 
     seeds = {
         found.graph.outputs[path]: result.multipliers[v] for path, v in carrying.items() if v in result.multipliers
     }
-    return Met(score, (seeds,), [], _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan)
+    entered = {o: samples.axes.get(v, LOST) for p, v in carrying.items() if (o := found.graph.outputs[p]) in seeds}
+    return Met(score, (seeds,), [], entered, _accounts(result, tail.graph, "target "), _unassigned(result), tail_plan)
 
 
 def _check_score(score: Tensor, target: Any, found: Capture, inputs: Mapping[str, Tensor]) -> None:
@@ -273,14 +330,12 @@ def _first_non_finite(found: Capture, inputs: Mapping[str, Tensor]) -> str:
 
 
 def _backward(
-    program: _Program, run: ForwardRun, met: Sequence[Met], found: Capture, job: Job
+    program: _Program, run: ForwardRun, met: Sequence[Met], samples: Samples, job: Job
 ) -> list[list[Propagation]]:
     """The messages of all targets, of each in all its streams; of several targets at once by mapping the pass over them."""
-    samples = met[0].score.shape[0]
-    axes = found.axes(samples)
     with _progress(job, len(program.plan.steps)) as tick, torch.no_grad():
         if len(met) == 1:
-            return [program.backward.run(run, met[0].streams, axes, samples, audit=job.audit, on_step=tick)]
+            return [program.backward.run(run, met[0].streams, samples, audit=job.audit, on_step=tick)]
         values = tuple(dict.fromkeys(v for one in met for v in one.entered))
         stacked = [
             {v: torch.stack([_seed(one.streams[s], v, run) for one in met]) for v in values}
@@ -288,7 +343,7 @@ def _backward(
         ]
 
         def one_target(streams: list[dict[int, Tensor]]) -> list[dict[str, Any]]:
-            passed = program.backward.run(run, streams, axes, samples, audit=job.audit, on_step=tick)
+            passed = program.backward.run(run, streams, samples, audit=job.audit, on_step=tick)
             return [vars(stream) for stream in passed]
 
         with warnings.catch_warnings():
@@ -337,9 +392,11 @@ def _explanation(
     target: Any,
     met: Met,
     result: Propagation,
+    samples: Samples,
+    routed: Sequence[Routed],
     job: Job,
 ) -> Explanation:
-    plan = program.plan if met.plan is None else replace(program.plan.reached_from(met.entered), tail=met.plan)
+    plan = _plan_from(program, met)
     graph = plan.graph
     device = met.score.device
 
@@ -357,11 +414,10 @@ def _explanation(
                 f"the relevance of input {name!r} is not finite.\n  fix    find the node with audit=True on float64 weights "
                 "(model.double()), or give its op another variant."
             )
-    samples = met.score.shape[0]
-    axes = found.axes(samples)
-    totals = {name: per_sample(tensor, axes.get(plan.explained[name]), samples) for name, tensor in inputs.items()}
-    sums = {name: total.double() for name, total in totals.items() if total is not None}
-    loose = {f"input {n}": inputs[n].sum().double() for n, total in totals.items() if total is None}
+    axes, count = samples.axes, samples.count
+    totals = {name: per_sample(tensor, axes.get(plan.explained[name]), count) for name, tensor in inputs.items()}
+    sums = {name: total.double() for name, (total, _) in totals.items() if total is not None}
+    loose = {f"input {name}": rest.double() for name, (_, rest) in totals.items() if rest is not None}
     ledger = Ledger(
         score=met.score,
         inputs=sums,
@@ -369,6 +425,7 @@ def _explanation(
         unassigned=_merge(_merge(met.unassigned or {}, loose), _unassigned(result)),
         audited=job.audit,
         resolution=torch.finfo(met.score.dtype).eps / 2,
+        mixed=samples.lost,
     )
     return Explanation(
         inputs=inputs,
@@ -379,14 +436,20 @@ def _explanation(
         picked=met.picked,
         outputs=dict(outputs),
         layers={name: relevance(value) for name, value in program.shown.items()},
+        experts=Experts([one.relevance(relevance, axes.get(one.mixture.ratings), count) for one in routed]),
         values={name: given[name] for name in plan.explained},
         multipliers={n: result.multipliers[v] for n, v in plan.explained.items() if v in result.multipliers},
     )
 
 
+def _plan_from(program: _Program, met: Met) -> Plan:
+    """The plan of what a target function has entered, with that of the function itself."""
+    return program.plan if met.plan is None else replace(program.plan.reached_from(met.entered), tail=met.plan)
+
+
 def _accounts(result: Propagation, graph: Graph, prefix: str) -> tuple[Account, ...]:
     tables: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {index: ({}, {}) for index in result.received}
-    for place, booked in enumerate((result.amounts, result.unassigned)):
+    for place, booked in enumerate((result.amounts, _not_nothing(result.unassigned))):
         for (index, name), amount in booked.items():
             tables.setdefault(index, ({}, {}))[place][name] = amount
     return tuple(
@@ -398,9 +461,14 @@ def _accounts(result: Propagation, graph: Graph, prefix: str) -> tuple[Account, 
     )  # fmt: skip
 
 
+def _not_nothing(booked: Mapping[tuple[int, str], Tensor]) -> dict[tuple[int, str], Tensor]:
+    """Without amounts of nothing: rows that belong to no sample seldom get any relevance."""
+    return {key: amount for key, amount in booked.items() if bool(amount != 0)}
+
+
 def _unassigned(result: Propagation) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for (_, name), amount in result.unassigned.items():
+    for (_, name), amount in _not_nothing(result.unassigned).items():
         found = _merge(found, {name: amount})
     return found
 

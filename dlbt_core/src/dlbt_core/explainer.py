@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlbt_core.composites.composite import Composite, as_choices, choices_in_context
+from dlbt_core.composites.composite import Composite, as_choices, as_composite, choices_in_context
 from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
-from dlbt_core.execute import Job, execute
+from dlbt_core.execute import Job, execute, plan_of
 from dlbt_core.graph.export import ExportedModel
 from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.ops import packet
@@ -21,6 +22,7 @@ from dlbt_core.notices import warn_user
 from dlbt_core.plugins.loader import Plugins, default_plugins
 from dlbt_core.plugins.services import expansion
 from dlbt_core.scheduler.capture import Capture, capture, fingerprint
+from dlbt_core.scheduler.plan import Plan
 from dlbt_core.scheduler.resolve import Layer
 from dlbt_core.target import as_target
 
@@ -37,8 +39,9 @@ class Explainer:
     ----------
     model : torch.nn.Module, torch.export.ExportedProgram or callable
         The model, in eval mode.
-    composite : str or Composite
-        Which rule where: a name (``"auto"``, ``"epsilon"``, ``"attnlrp"``, ``"gradient_times_input"``, ...) or a value.
+    composite : str, Path or Composite
+        Which rule where: a name (``"auto"``, ``"epsilon"``, ``"attnlrp"``, ``"gradient_times_input"``, ...), a value, or the
+        path of a TOML file that holds one (``"mine.toml"``), which is read here and now.
     rules : sequence of (Select, Use)
         Choices in front of the composite's.
     explain_inputs : sequence of str, optional
@@ -60,7 +63,7 @@ class Explainer:
     def __init__(
         self,
         model: Any,
-        composite: str | Composite = "auto",
+        composite: str | Path | Composite = "auto",
         *,
         rules: Sequence[Choice] = (),
         explain_inputs: Sequence[str] | None = None,
@@ -81,7 +84,7 @@ class Explainer:
         if not callable(model):
             raise InputError(f"a model is a torch.nn.Module, a torch.export program or a callable, not {type(model)}.")
         self.model = model
-        self.composite = composite
+        self.composite = as_composite(composite)
         self.rules = as_choices(rules)
         self.explain_inputs = tuple(explain_inputs) if explain_inputs is not None else None
         self.layers = layers
@@ -97,7 +100,7 @@ class Explainer:
         target: Any = None,
         targets: Sequence[Any] | None = None,
         rules: Sequence[Choice] = (),
-        composite: str | Composite | None = None,
+        composite: str | Path | Composite | None = None,
         audit: bool | None = None,
         progress: bool = False,
         **kwargs: Any,
@@ -132,30 +135,57 @@ class Explainer:
         """
         if targets is not None and target is not None:
             raise InputError("give target or targets, not both.")
+        wanted = [target] if targets is None else list(targets)
         with torch.inference_mode(False):  # what is made here is saved for the backward pass
-            return self._explain(args, kwargs, target, targets, rules, composite, audit, progress)
+            explanations = execute(*self._prepare(args, kwargs, wanted, rules, composite, audit, progress))
+        return explanations if targets is not None else explanations[0]
 
-    def _explain(
+    def plan(
+        self,
+        *args: Any,
+        target: Any = None,
+        rules: Sequence[Choice] = (),
+        composite: str | Path | Composite | None = None,
+        **kwargs: Any,
+    ) -> Plan:
+        """The plan by which this call would be explained, without explaining it: one rule per node, and why.
+
+        The model is recorded, and run once; nothing is handed back.
+
+        Parameters
+        ----------
+        *args, **kwargs, target, rules, composite
+            As for `__call__`.
+
+        Raises
+        ------
+        InputError, TargetError, ModelStateError, CaptureError, NoRuleError
+            As for `__call__`.
+        """
+        with torch.inference_mode(False):
+            return plan_of(*self._prepare(args, kwargs, [target], rules, composite, None, False))
+
+    def _prepare(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        target: Any,
-        targets: Sequence[Any] | None,
+        targets: Sequence[Any],
         rules: Sequence[Choice],
-        composite: str | Composite | None,
+        composite: str | Path | Composite | None,
         audit: bool | None,
         progress: bool,
-    ) -> Any:
+    ) -> tuple[Capture, dict[str, Tensor], dict[str, int], Job, Callable[[], Capture]]:
+        """A call, checked and recorded, as `execute` takes it."""
         self._check_mode()
         args, kwargs = _usable((args, kwargs))
         plugins = self.plugins or default_plugins()
         bound = self._bind(args, kwargs)
-        wanted = [as_target(t) for t in ([target] if targets is None else targets)]
+        wanted = [as_target(target) for target in targets]
         if not wanted:
             raise InputError("targets is empty: give at least one.")
         job = Job(
             plugins=plugins,
-            composite=self.composite if composite is None else composite,
+            composite=self.composite if composite is None else as_composite(composite),
             layers=(
                 Layer("this call's rules", as_choices(rules)),
                 Layer("the explainer's rules", self.rules),
@@ -169,11 +199,7 @@ class Explainer:
         )
         inputs = {path: leaf.detach() for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
         found = self._capture(bound, args, kwargs, plugins)
-        explained = self._explained(found)
-        explanations = execute(
-            found, inputs, explained, job, again=lambda: self._capture(bound, args, kwargs, plugins, anew=True)
-        )
-        return explanations if targets is not None else explanations[0]
+        return found, inputs, self._explained(found), job, lambda: self._capture(bound, args, kwargs, plugins, anew=True)
 
     def graph(self, *args: Any, **kwargs: Any) -> Any:
         """The recorded graph of a call, without explaining it."""
@@ -280,7 +306,7 @@ class Explainer:
 def explain(
     model: Any,
     *args: Any,
-    composite: str | Composite = "auto",
+    composite: str | Path | Composite = "auto",
     rules: Sequence[Choice] = (),
     target: Any = None,
     targets: Sequence[Any] | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dlbt_core.errors import DlbtError
+from dlbt_core.experts import Experts
 from dlbt_core.scheduler.ledger import Ledger
 
 __all__ = ["Explanation"]
@@ -43,6 +44,9 @@ class Explanation:
     multipliers : mapping of str to Tensor
         The same relevance over the input, m in R = x m, where the last rule handed on multipliers: under
         ``gradient_times_input`` the gradient, under ``guided_backprop`` the gradient as that method changes it.
+    experts : Experts
+        For mixtures of experts: what each expert contributed, per layer, sample and token, and what the router got; by the
+        path of the module that holds them. Kept unless ``layers="none"``.
     streams : mapping of str to Explanation
         Under a composite with two coupled streams, such as ``dlb_contrastive``: the explanation of the other one, by name.
     """
@@ -57,6 +61,7 @@ class Explanation:
     layers: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Tensor] = field(default_factory=dict)
     multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+    experts: Experts = field(default_factory=Experts)
     streams: Mapping[str, Explanation] = field(default_factory=dict)
 
     def at(self, name: str, call: int | None = None) -> Tensor:

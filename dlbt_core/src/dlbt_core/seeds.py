@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.errors import TargetError
+from dlbt_core.graph.sample_axis import SampleAxis
 from dlbt_core.scheduler.ledger import Account
 from dlbt_core.scheduler.plan import Plan
 from dlbt_core.target import Target
@@ -29,6 +30,8 @@ class Met:
         For each stream of messages: value to the multiplier with which relevance enters there.
     picked
         What the target left open.
+    ends
+        The values at which relevance enters, each with the axis of the samples whose scores it is of.
     accounts, unassigned, plan
         Books and plan of a target function, which has been handed back to the outputs already.
     """
@@ -36,6 +39,7 @@ class Met:
     score: Tensor
     streams: tuple[Mapping[int, Tensor], ...]
     picked: list[Any]
+    ends: Mapping[int, SampleAxis]
     accounts: tuple[Account, ...] = ()
     unassigned: Mapping[str, Tensor] | None = None
     plan: Plan | None = None
@@ -55,7 +59,8 @@ def meet(target: Target, outputs: Mapping[str, Tensor], values: Mapping[str, int
     entering = [{values[path]: m for path, m in seed.multipliers.items()}]
     if streams == 2:
         entering.append({values[path]: of_others(outputs[path], m) for path, m in seed.multipliers.items()})
-    return Met(seed.score, tuple(entering), seed.picked)
+    batch = SampleAxis.batch(seed.score.shape[0])
+    return Met(seed.score, tuple(entering), seed.picked, dict.fromkeys(entering[0], batch))
 
 
 def of_others(out: Tensor, weights: Tensor) -> Tensor:

@@ -13,14 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlbt_core.errors import FileFormatError
+from dlbt_core.experts import ExpertRelevance, Experts
 from dlbt_core.explanation import Explanation
+from dlbt_core.scheduler import plan as plans
 from dlbt_core.scheduler.ledger import Account, Ledger
 from dlbt_core.scheduler.plan import summarise
 
-__all__ = ["PlanRecord", "load", "save"]
+__all__ = ["PlanRecord", "load", "read_plan", "save"]
 
 _FORMAT = "dlbt-explanation"
 _VERSION = 1
+_OF_EXPERTS = ("per_token", "router", "weights")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def _taken_apart(explanation: Explanation, layers: bool) -> tuple[dict[str, Tens
     }
     for group, items in groups.items():
         tensors.update({f"{group}/{name}": tensor for name, tensor in items.items()})
+    for index, layer in enumerate(explanation.experts.values()):
+        tensors.update({f"experts/{index}/{name}": getattr(layer, name) for name in _OF_EXPERTS})
     accounts = []
     for index, account in enumerate(ledger.accounts):
         accounts.append({"node": account.node, "op": account.op, "module": account.module})
@@ -102,6 +107,7 @@ def _taken_apart(explanation: Explanation, layers: bool) -> tuple[dict[str, Tens
         "composite": explanation.plan.composite_name,
         "plan": explanation.plan.table(),
         "accounts": accounts,
+        "experts": list(explanation.experts),
         "audited": ledger.audited,
         "resolution": ledger.resolution,
         "streams": {},
@@ -170,5 +176,50 @@ def _assemble(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Explan
         layers=group("layer"),
         values=group("value"),
         multipliers=group("multiplier"),
+        experts=Experts([
+            ExpertRelevance(name, *(tensors[f"experts/{i}/{part}"] for part in _OF_EXPERTS))
+            for i, name in enumerate(about.get("experts", ()))
+        ]),
         streams={name: _assemble(group(f"stream/{name}"), more) for name, more in about.get("streams", {}).items()},
     )
+
+
+def read_plan(path: str | Path) -> PlanRecord:
+    """Read a plan: one that `Plan.to_json` or ``dlbt plan --out`` wrote, or that of a saved explanation.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``.safetensors`` file is a saved explanation; any other is a plan in JSON.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If the file is damaged, or holds no plan.
+    """
+    if Path(path).suffix == ".safetensors":
+        found = load(path).plan
+        return PlanRecord(found.composite_name, tuple(found.table()))
+    try:
+        about = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or about.get("format") != plans.FORMAT:
+            raise FileFormatError(f"{path} is not a saved plan.\n  fix  a file that 'dlbt plan ... --out' has written.")
+        if int(about["version"]) > plans.VERSION:
+            raise FileFormatError(
+                f"{path} has format version {about['version']}, this dlbt-core reads up to {plans.VERSION}.\n"
+                "  fix  update dlbt-core."
+            )
+        name = about["composite"] + (f" ({about['note']})" if about["note"] else "")
+        steps = tuple({**row, "parameters": dict(row["parameters"])} for row in about["steps"])
+        if not all({"node", "op", "rule", "reason", "module"} <= set(row) for row in steps):
+            raise KeyError("steps")
+        return PlanRecord(name, steps)
+    except (FileFormatError, FileNotFoundError):
+        raise
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise FileFormatError(
+            f"{path} is damaged or not a saved plan: {type(error).__name__}: {error}\n"
+            "  fix  write it again with 'dlbt plan ... --out'."
+        ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext, vanish_where_zero
@@ -27,8 +28,9 @@ def declare(add: RuleSet) -> None:
         On multipliers this is the op's gradient, so it goes by both names.
         """
         (name,) = ctx.carries
-        ctx.absorb("softmax", m, _expansion_bias(ctx.args[name], ctx.output, ctx.args["dim"]))
-        return ctx.vjp(m)
+        x, dim = ctx.args[name], ctx.args["dim"]
+        ctx.absorb("softmax", m, _expansion_bias(x, _where_defined(x, ctx.output, dim), dim))
+        return {name: _where_defined(x, ctx.vjp(m)[name], dim)}
 
     @add.rule(*_SOFTMAX, variant="detach", absorbs=("stopped",), reads=("output",))
     def stopped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def declare(add: RuleSet) -> None:
         reads=("pullback", "query", "key", "attn_mask", "output"),
     )
     def attnlrp(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """Half to values, half through the softmax, of which half to queries and half to keys.
+        """m_v = g_v / 2, m_q = g_q / 4, m_k = g_k / 4 with g the op's gradient: half to values, half through the softmax.
 
         Achtibat et al. 2024, prop. 3.1 and 3.3, as the fused kernel's gradient with q and k at a quarter and v at a half
         (Arras et al. 2025). Masks, causality, grouped heads and the scale are the kernel's own.
@@ -78,10 +80,15 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(_SDPA, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
     def sdpa_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """The fused kernel's gradient, which hands on more than it got."""
+        """m_i = sum_j dy_j/dx_i m_j: the op's gradient, which hands on more than it got."""
         handed = ctx.vjp(m)
         ctx.absorb_rest("product", m, handed)
         return handed
+
+
+def _where_defined(x: Tensor, given: Tensor, dim: int) -> Tensor:
+    """`given`, and 0 in rows of which all is masked: their softmax is not a number, which no score can come from."""
+    return torch.where((x == -torch.inf).all(dim, keepdim=True), torch.zeros_like(given), given)
 
 
 def _expansion_bias(x: Tensor, s: Tensor, dim: int) -> Tensor:

@@ -19,7 +19,7 @@ def declare(add: RuleSet) -> None:
         "aten.embedding", variant="gradient", gives="relevance", default=True, reads=("output", "weight", "indices")
     )
     def summed(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_t = sum_d e_td m_td: a token's relevance is the sum over its vector.
+        """R_t = sum_d e_td m_td: a token's relevance is the sum over its vector.  Arras et al. 2017.
 
         A table that carries relevance itself gets half, as the other factor of the product of one-hot ids and table.
         """

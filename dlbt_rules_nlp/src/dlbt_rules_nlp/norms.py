@@ -44,7 +44,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(*_CENTRED, *_UNCENTRED, variant="gradient", absorbs=("bias", "norm"),
               reads=("pullback", "carrying", "output"))  # fmt: skip
     def gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """The op's gradient: what a norm hands on nearly vanishes, since its output hardly depends on x's length."""
+        """m_i = sum_j dy_j/dx_i m_j: the op's gradient, which nearly vanishes, as y hardly depends on the length of x."""
         handed = ctx.vjp(m)
         ctx.absorb_rest("norm", m, handed)
         return handed

@@ -21,9 +21,19 @@ def dlbt_plugin_info() -> PluginInfo:
 @hookimpl
 def dlbt_register_rules(add: RuleSet) -> None:
     """Declare the rules."""
-    from dlbt_rules_nlp import attention, embedding, gated, moe, norms, recurrent, recurrent_packing, solving
+    from dlbt_rules_nlp import (
+        attention,
+        embedding,
+        embedding_bag,
+        gated,
+        moe,
+        norms,
+        recurrent,
+        recurrent_packing,
+        solving,
+    )
 
-    for module in (embedding, attention, norms, recurrent, recurrent_packing, gated, moe, solving):
+    for module in (embedding, embedding_bag, attention, norms, recurrent, recurrent_packing, gated, moe, solving):
         module.declare(add)
 
 

@@ -58,7 +58,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule("aten._pack_padded_sequence", variant="gradient", takes="either", default=True, reads=("output",))
     def packed(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_tb = R_row: each row is a copy of one step of one sample; padding gets 0."""
+        """R_tb = R_row. Exact: each row is a copy of one step of one sample; padding gets 0."""
         first = 0 if ctx.args["batch_first"] else 1
         shape, sizes = ctx.shape("input"), ctx.output[1]
         padded = Packing.of(sizes, len(m[0]), shape[first], m[0].device).pad(m[0])
@@ -69,7 +69,7 @@ def declare(add: RuleSet) -> None:
     @add.rule("aten._pad_packed_sequence", variant="gradient", takes="either", absorbs=("constant",), default=True,
               reads=("batch_sizes",))  # fmt: skip
     def unpacked(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_row = R_tb: each row is copied to its step of its sample; the padding value is a constant."""
+        """R_row = R_tb. Exact: each row is copied to its step of its sample; the padding value is a constant."""
         first = bool(ctx.args["batch_first"])
         message = m[0].transpose(0, 1) if first else m[0]
         sizes = ctx.args["batch_sizes"]

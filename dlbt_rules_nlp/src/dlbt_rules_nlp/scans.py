@@ -13,6 +13,7 @@ from enum import IntEnum
 from dlbt_core.graph.facts import carriers
 from dlbt_core.graph.ir import Graph, Node, Ref
 from dlbt_core.graph.ops import COPIES, ELEMENTWISE, packet
+from dlbt_core.graph.softmaxes import softmaxes
 from dlbt_core.plugins.hookspecs import AnalyserSet
 
 __all__ = ["declare", "selective"]
@@ -93,14 +94,18 @@ def _carrying(node: Node, carries: Set[int]) -> tuple[list[int], list[int]]:
 
 
 def _decays(graph: Graph, carries: Set[int]) -> set[int]:
-    """Exponentials that scale another value, be it through copies; with exp(a - m) also every exp(b - m), as in RWKV."""
+    """Exponentials that scale another value, be it through copies; with exp(a - m) also every exp(b - m), as in RWKV.
+
+    Not those of a softmax that is spelled out.
+    """
+    weights = set().union(*softmaxes(graph, carries).values())
     found: set[int] = set()
     names: dict[int, int] = {}
     less: dict[int, int] = {}
     for node in graph.nodes:
         read, outputs = _carrying(node, carries)
         op = packet(node.op)
-        if op in ("aten.exp", "aten.exp2"):
+        if op in ("aten.exp", "aten.exp2") and not weights.intersection(outputs):
             names.update((output, output) for output in outputs)
             less.update((output, less[read[0]]) for output in outputs if read[0] in less)
         elif op == "aten.sub" and read and node.args["other"] == Ref(read[-1]):

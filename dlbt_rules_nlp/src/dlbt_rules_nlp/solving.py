@@ -30,7 +30,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(_SOLVE, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
     def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """The op's gradient, which hands on all of it to B, and the opposite of the mixed part to A."""
+        """m_B = A^-T m, m_A = -m_B X^T: the op's gradient, which hands on all of it to B, and the opposite of a part to A."""
         handed = ctx.vjp(m)
         ctx.absorb_rest("product", m, handed)
         return handed

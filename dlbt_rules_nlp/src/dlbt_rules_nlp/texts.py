@@ -23,7 +23,7 @@ __all__ = ["OF_PAGE", "TextExplanation"]
 OF_PAGE = ("title", "intro", "how_to_read")
 """Options of a page; the others are those of what it shows."""
 
-KINDS = ("tokens", "words", "layers", "heads", "token_map")
+KINDS = ("tokens", "words", "layers", "heads", "experts", "token_map")
 """What a figure can show."""
 
 
@@ -176,6 +176,42 @@ class TextExplanation:
             )
         return found
 
+    def experts(self, row: str = "text", *, per_token: bool = False) -> dict[str, Tensor]:
+        """Relevance of each expert of a mixture: of its weighted output. See `dlbt_core.experts.ExpertRelevance`.
+
+        Parameters
+        ----------
+        row : {"text", "decoder"}
+            Whose mixtures.
+        per_token : bool
+            Whether for each token, exactly 0 for experts it was not sent to, or summed over them. Where the experts do not
+            work on tokens one by one (after a pooling, say), that layer is left out.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Name of the module to shape (experts,), or (T, experts), float64, on the CPU. `explanation.experts` has the
+            router's relevance and the weights besides.
+
+        Raises
+        ------
+        DlbtError
+            If none were kept.
+        """
+        places = [position for token in self.row(row).tokens for position in token.positions]
+        found = {}
+        for name, layer in self.explanation.experts.items():
+            samples, count, _ = layer.per_token.shape
+            if self._is_of(name, row) and samples == self.explanation.score.numel() and count > max(places):
+                values = layer.per_token[self.index].detach().cpu()
+                found[name] = values[places] if per_token else values.sum(0)
+        if not found:
+            raise DlbtError(
+                "no relevance of experts was kept: the model has no router that chooses experts and weights what they put "
+                "out, or the explainer keeps nothing.\n  fix  explain_text(model, ...) with the model itself, without layers=."
+            )
+        return found
+
     def token_map(self, layer: int | str | None = None, row: str = "text", of: str | None = None) -> Tensor:
         """How relevance went from tokens to positions of a layer: what of each token's passed through each position.
 
@@ -222,14 +258,14 @@ class TextExplanation:
 
         Parameters
         ----------
-        kind : {"tokens", "words", "layers", "heads", "token_map"}
-            Tokens or words in colour; blocks by tokens; attentions by heads; positions by tokens.
+        kind : {"tokens", "words", "layers", "heads", "experts", "token_map"}
+            Tokens or words in colour; blocks by tokens; attentions by heads; mixtures by experts; positions by tokens.
         special : {"show", "hide"}
             Whether special tokens are drawn; if not, the foot tells their sum.
         width : float
             Of tokens and words, in inches.
         **options
-            `row` for layers and heads, `layer`, `row` and `of` for the token map.
+            `row` for layers, heads and experts, `layer`, `row` and `of` for the token map.
 
         Raises
         ------
@@ -256,15 +292,15 @@ class TextExplanation:
         return figure.save(self.figure(kind, **options), path, dpi)
 
     def to_html(self, path: str | Path, **options: Any) -> Path:
-        """Write a page that is complete in itself: tokens in colour and in numbers, blocks, heads, ledger, plan.
+        """Write a page that is complete in itself: tokens in colour and in numbers, blocks, heads, experts, ledger, plan.
 
         Parameters
         ----------
         path : str or Path
             The file.
         **options
-            `words` (words in place of tokens), `special` ("show" or "hide"), `layers`, `heads`, `token_map` (which maps to
-            show; the last is left out unless asked for), and those of `dlbt_core.show.page.write_page`.
+            `words` (words in place of tokens), `special` ("show" or "hide"), `layers`, `heads`, `experts`, `token_map` (which
+            maps to show; the last is left out unless asked for), and those of `dlbt_core.show.page.write_page`.
         """
         from dlbt_core.show.page import write_page
 
@@ -273,14 +309,14 @@ class TextExplanation:
 
     def exhibit(
         self, *, words: bool = False, special: str = "show", layers: bool = True, heads: bool = True,
-        token_map: bool = False, **options: Any,
+        experts: bool = True, token_map: bool = False, **options: Any,
     ) -> Any:  # fmt: skip
         """This text as a part of a page; see `to_html`."""
         from dlbt_core.show.page import Exhibit
 
         check_special(special)
         count = int(self.explanation.score.numel())
-        wanted = [kind for kind, is_on in (("layers", layers), ("heads", heads), ("token_map", token_map)) if is_on]
+        maps = {"layers": layers, "heads": heads, "experts": experts, "token_map": token_map}
         given: dict[str, Any] = {
             "heading": self.title,
             "only": [self.index],
@@ -289,14 +325,14 @@ class TextExplanation:
             "hide_special": special == "hide",
             "picked": [""] * count,
             "names": [""] * count,
-            "matrices": [matrix for kind in wanted for matrix in matrices_of(self, kind)],
+            "matrices": [matrix for kind in maps if maps[kind] for matrix in matrices_of(self, kind)],
         }
         return Exhibit(self.explanation, **{**given, **options})
 
     def _repr_html_(self) -> str:
         from dlbt_core.show.notebook import fragment
 
-        return fragment([self.exhibit(layers=False, heads=False)])
+        return fragment([self.exhibit(layers=False, heads=False, experts=False)])
 
     def __repr__(self) -> str:
         short = self.text if len(self.text) <= 48 else f"{self.text[:47]}…"

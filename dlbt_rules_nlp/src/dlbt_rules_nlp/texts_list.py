@@ -45,12 +45,12 @@ class TextExplanations(Sequence[TextExplanation]):
         path : str or Path
             The file.
         **options
-            As for `TextExplanation.to_html`. Blocks and heads only if asked for: ``layers=True``.
+            As for `TextExplanation.to_html`. Blocks, heads and experts only if asked for: ``layers=True``.
         """
         from dlbt_core.show.page import write_page
 
         own = {name: options.pop(name) for name in OF_PAGE if name in options}
-        parts = [text.exhibit(**{"layers": False, "heads": False, **options}) for text in self]
+        parts = [text.exhibit(**{"layers": False, "heads": False, "experts": False, **options}) for text in self]
         return write_page(parts, path, **{"title": "Explanations", **own})
 
     save = to_html
@@ -58,7 +58,7 @@ class TextExplanations(Sequence[TextExplanation]):
     def _repr_html_(self) -> str:
         from dlbt_core.show.notebook import fragment
 
-        return fragment([text.exhibit(layers=False, heads=False) for text in self])
+        return fragment([text.exhibit(layers=False, heads=False, experts=False) for text in self])
 
     def __repr__(self) -> str:
         return "\n".join([f"<TextExplanations of {len(self)} texts:", *(f"  {text!r}" for text in self)]) + ">"

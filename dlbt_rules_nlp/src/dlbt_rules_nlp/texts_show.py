@@ -62,7 +62,7 @@ def matrices_of(result: TextExplanation, kind: str) -> list[Matrix]:
 
 
 def matrix_of(result: TextExplanation, kind: str, row: str = "text", **options: Any) -> Matrix:
-    """A table of a kind: ``"layers"``, ``"heads"`` or ``"token_map"``."""
+    """A table of a kind: ``"layers"``, ``"heads"``, ``"experts"`` or ``"token_map"``."""
     side = f", {row}" if len(result.rows) > 1 else ""
     names = [token.text for token in result.row(row).tokens]
     if kind == "layers":
@@ -76,15 +76,15 @@ def matrix_of(result: TextExplanation, kind: str, row: str = "text", **options: 
             note="A row per block, the last at the top: what its output has at each token.",
         )
     if kind == "heads":
-        heads = result.heads(row)
-        most = max(len(values) for values in heads.values())
-        return Matrix(
-            values=torch.stack([torch.cat([v, v.new_zeros(most - len(v))]) for v in reversed(heads.values())]),
-            rows=list(reversed(heads)),
-            columns=[str(number) for number in range(most)],
-            title=f"Relevance of the attention heads{side}",
-            note="A row per attention, the last at the top; a column per head: what arrives at its part of the output.",
-        )
+        return _of_parts(
+            result.heads(row), f"Relevance of the attention heads{side}",
+            "A row per attention, the last at the top; a column per head: what arrives at its part of the output.",
+        )  # fmt: skip
+    if kind == "experts":
+        return _of_parts(
+            result.experts(row), f"Relevance of the experts{side}",
+            "A row per mixture, the last at the top; a column per expert: what its weighted output has.",
+        )  # fmt: skip
     of = options.get("of") or row
     block = result.block(options.get("layer"), row)
     return Matrix(
@@ -93,4 +93,16 @@ def matrix_of(result: TextExplanation, kind: str, row: str = "text", **options: 
         columns=[token.text for token in result.row(of).tokens],
         title=f"From tokens to positions of {block}",
         note=f"A row per position of {block}: what of each token's relevance passed through it.",
+    )
+
+
+def _of_parts(parts: dict[str, Tensor], title: str, note: str) -> Matrix:
+    """A row for each layer, the last at the top, with a column for each of its parts."""
+    most = max(len(values) for values in parts.values())
+    return Matrix(
+        values=torch.stack([torch.cat([v, v.new_zeros(most - len(v))]) for v in reversed(parts.values())]),
+        rows=list(reversed(parts)),
+        columns=[str(number) for number in range(most)],
+        title=title,
+        note=note,
     )

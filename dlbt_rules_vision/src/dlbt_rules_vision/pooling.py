@@ -33,22 +33,22 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_MAXIMUM, *_WITH_INDICES, variant="gradient", takes="either", default=True, reads=("pullback",))
     def gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """All relevance of a window to its largest element.  Bach et al. 2015, sec. 2.4; as in autograd."""
+        """R_i = R for the largest element i of a window, else 0.  Bach et al. 2015, sec. 2.4; as in autograd."""
         return ctx.vjp(m)
 
     @add.rule(*_FRACTIONAL, variant="gradient", takes="either", default=True, reads=("pullback",))
     def fractional(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """All relevance of a window, drawn at random, to its largest element.  Bach et al. 2015, sec. 2.4."""
+        """R_i = R for the largest element i of a window that was drawn at random, else 0.  Bach et al. 2015, sec. 2.4."""
         return pull_back_alone(ctx, main(ctx, m))
 
     @add.rule(*_MAXIMUM, *_WITH_INDICES, variant="winner", takes="either", reads=_reads_of_winner)
     def winner(ctx: RuleContext, m: Any, *, ties: Literal["first", "shared"] = "first") -> dict[str, Any]:
-        """All relevance of a window to its largest element, the first or all of them evenly.  Bach et al. 2015, sec. 2.4."""
+        """R_i = R / n for the n largest elements of a window, n = 1 where the first is taken.  Bach et al. 2015, sec. 2.4."""
         return ctx.vjp(m) if ties == "first" else _to_the_largest(ctx, m)
 
     @add.rule(*_MAXIMUM, *_WITH_INDICES, variant="dlb_default", takes="either", reads=("self", "output"))
     def shared_winner(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """All relevance of a window to its largest elements, evenly.  Sankarapu et al. 2024."""
+        """R_i = R / n for each of the n largest elements of a window, else 0.  Sankarapu et al. 2024."""
         return _to_the_largest(ctx, m)
 
     @add.rule(*_AVERAGE, *_OF_EXPORTS, *_MAXIMUM, *_WITH_INDICES, variant="uniform", takes="relevance", reads=())
@@ -71,7 +71,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(*_UNPOOL, variant="identity", takes="either", absorbs=("constant",), default=True,
               reads=("indices", "pullback"))  # fmt: skip
     def unpooled(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = R_j / n, for the n elements i that are put at j: windows that overlap send the same element twice."""
+        """R_i = R_j / n, for n elements i put at one j. Convention: evenly, as overlapping windows send one twice."""
         rank = int(ctx.packet[-2])
         place = ctx.args["indices"].flatten(-rank)
         flat = torch.zeros((*place.shape[:-1], m.shape[-rank:].numel()), dtype=m.dtype, device=m.device)

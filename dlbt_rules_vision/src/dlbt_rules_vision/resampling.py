@@ -51,7 +51,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_SHUFFLE, variant="gradient", takes="either", default=True, reads=())
     def shuffled(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
-        """R_i = R_j where channel i went to j: of g groups of n channels back from n groups of g."""
+        """R_i = R_j where channel i went to j. Exact: of g groups of n channels back from n groups of g."""
         behind = len(ctx.shape("self")) - 1
         return {
             "self": m.unflatten(-behind, (-1, ctx.args["groups"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from dlbt_core.errors import DlbtError, UnknownCompositeError, UnknownParameterE
 from dlbt_core.graph.facts import Facts
 from dlbt_core.graph.ir import Graph
 
-__all__ = ["Composite", "CompositeSet", "as_choices", "choices_in_context", "use_rules"]
+__all__ = ["Composite", "CompositeSet", "as_choices", "as_composite", "choices_in_context", "use_rules"]
 
 
 @dataclass(frozen=True)
@@ -98,32 +98,71 @@ class Composite:
         Raises
         ------
         DlbtError
-            If it is not TOML, or has an entry that no composite has.
+            If there is no such file, it is not TOML, or has an entry that no composite has.
         """
         source = str(text) if isinstance(text, Path) else "composite"
         try:
-            table = tomllib.loads(text.read_text() if isinstance(text, Path) else text)
+            table = tomllib.loads(text.read_text(encoding="utf-8") if isinstance(text, Path) else text)
+        except OSError as error:
+            raise DlbtError(
+                f"no composite can be read from {source!r}: {error.strerror}.\n"
+                "  fix  the path of a file that Composite.to_toml() has written."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise DlbtError(f"{source} is not TOML: it is not text in UTF-8.") from error
         except tomllib.TOMLDecodeError as error:
             raise DlbtError(f"{source} is not TOML: {error}") from error
-        _only(table, {"name", "prefer", "passes", "streams", "choice"}, source)
+        lists = {"prefer": list, "passes": list, "streams": list}
+        _only(table, {"name": str, "choice": list, **lists}, source)
         choices = []
         for number, entry in enumerate(table.get("choice", ()), 1):
             where = f"{source}, choice {number}"
-            _only(entry, {"select", "use", "parameters"}, where)
-            _only(entry.get("select", {}), {"op", "module", "module_type", "fact", "has", "first", "last"}, where)
+            _only(entry, {"select": dict, "use": str, "parameters": dict}, where)
+            _only(entry.get("select", {}), _OF_SELECT, where)
             if "use" not in entry:
                 raise DlbtError(f"{where} has no 'use'. Write e.g. use = \"epsilon\".")
             choices.append((Select(**entry.get("select", {})), Use(entry["use"], **entry.get("parameters", {}))))
         if "name" not in table:
             raise DlbtError(f"{source} has no 'name'. Write e.g. name = \"ours\" in its first line.")
-        more: dict[str, Any] = {key: tuple(table.get(key, ())) for key in ("prefer", "passes", "streams")}
+        more: dict[str, Any] = {key: tuple(table.get(key, ())) for key in lists}
         return cls(table["name"], tuple(choices), **more)
 
 
-def _only(table: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(table) - known)
+_OF_SELECT: Mapping[str, Any] = {
+    "op": (str, list), "module": (str, list), "module_type": (str, list), "fact": str, "has": str, "first": bool, "last": bool,
+}  # fmt: skip
+_IN_TOML = {str: "a string", list: "a list", dict: "a table", bool: "true or false"}
+
+
+def _only(table: Any, known: Mapping[str, Any], where: str) -> None:
+    """Refuse what is no table, an entry that is not known, and one of another type than it should be."""
+    if not isinstance(table, Mapping):
+        raise DlbtError(f"{where} is {table!r}, not a table. Write [[choice]] above each choice.")
+    unknown = sorted(set(table) - set(known))
     if unknown:
         raise DlbtError(f"{where} has an entry {unknown[0]!r}. Known entries: {', '.join(sorted(known))}.")
+    for name, value in table.items():
+        kinds = known[name] if isinstance(known[name], tuple) else (known[name],)
+        if not isinstance(value, kinds):
+            raise DlbtError(f"{where}: {name!r} is {' or '.join(_IN_TOML[kind] for kind in kinds)}, not {value!r}.")
+
+
+def as_composite(given: Any) -> Any:
+    """What was given as a composite: a path, or a string that ends in ``.toml``, becomes the composite in that file.
+
+    Raises
+    ------
+    DlbtError
+        If the file does not hold one.
+    """
+    if isinstance(given, Path) or (isinstance(given, str) and given.endswith(".toml")):
+        return Composite.from_toml(Path(given))
+    if isinstance(given, (str, Composite)):
+        return given
+    raise DlbtError(
+        f"a composite is a name, a Composite or the path of a TOML file, not {given!r}.\n"
+        "  fix  composite='epsilon', composite=Composite(...), or composite='mine.toml'; 'dlbt composites' lists the names."
+    )
 
 
 def as_choices(choices: Any) -> tuple[Choice, ...]:
@@ -134,9 +173,12 @@ def as_choices(choices: Any) -> tuple[Choice, ...]:
     DlbtError
         If an item is something else.
     """
-    found = tuple(tuple(choice) for choice in choices)
+    if not isinstance(choices, Iterable):
+        raise DlbtError(f"rules are a list of pairs (Select(...), Use(...)), not {choices!r}.")
+    found = tuple(tuple(choice) if isinstance(choice, list) else choice for choice in choices)
     for choice in found:
-        if len(choice) != 2 or not isinstance(choice[0], Select) or not isinstance(choice[1], Use):
+        pair = choice if isinstance(choice, tuple) and len(choice) == 2 else (None, None)
+        if not isinstance(pair[0], Select) or not isinstance(pair[1], Use):
             raise DlbtError(f"a choice is a pair (Select(...), Use(...)), not {choice!r}.")
     return found
 
@@ -200,7 +242,8 @@ class CompositeSet:
         UnknownParameterError
             If it has no such parameter.
         """
-        entry = self._entry(name)
+        entry = as_composite(name)
+        entry = self._entry(name) if isinstance(entry, str) else entry
         if isinstance(entry, Recipe):
             return entry.build(name, parameters)
         if not isinstance(entry, Composite):

@@ -10,22 +10,34 @@ from dlbt_core.graph.facts import Facts
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.ops import packet
 
-__all__ = ["ATTNLRP", "EPSILON", "GRADIENT_TIMES_INPUT", "HELD", "declare"]
+__all__ = ["ATTNLRP", "EPSILON", "GRADIENT_TIMES_INPUT", "HELD", "ROUTED", "declare"]
 
 HELD = (
     (Select(fact="statistic"), Use("constant")),
     (Select(fact="self_gate"), Use("constant")),
     (Select(fact="gated", has="signal"), Use("signal")),
+    (Select(fact="softmax_step", has="gradient"), Use("gradient")),
 )
 """What stays as it is while relevance is handed back: the scale of a normalisation, the slope of an activation, a gate.
 
+The steps of a softmax that is spelled out hand on their gradients, which is what a softmax in one op does.
+
 A sigmoid's relevance over its input has no bound near 0, so that gates hand nothing on unless they are asked to.
+"""
+
+ROUTED = (
+    (Select(fact="router", has="taylor"), Use("taylor")),
+    (Select(fact="expert", has="uniform"), Use("uniform")),
+)
+"""Mixtures of experts: half to the expert and half to its weight, which a softmax or sigmoid hands on by its expansion.
+
+Achtibat et al. 2024, prop. 3.1 and 3.2. The sum by which the weights of the chosen are divided is a `statistic`, held as above.
 """
 
 
 def epsilon(epsilon: float = 1e-6) -> Composite:
     """LRP-epsilon everywhere (Bach et al. 2015); 0 gives LRP-0"""
-    return Composite("epsilon", (*HELD, (Select(has="epsilon"), Use("epsilon", epsilon=epsilon))))
+    return Composite("epsilon", (*ROUTED, *HELD, (Select(has="epsilon"), Use("epsilon", epsilon=epsilon))))
 
 
 EPSILON = epsilon()
@@ -34,7 +46,7 @@ EPSILON = epsilon()
 GRADIENT_TIMES_INPUT = Composite("gradient_times_input", ((Select(), Use("gradient")),))
 """Input times gradient: every op by its own gradient, as autograd has it."""
 
-ATTNLRP = Composite("attnlrp", HELD)
+ATTNLRP = Composite("attnlrp", (*ROUTED, *HELD))
 """AttnLRP, Achtibat et al. 2024, in the form without denominators (Arras et al. 2025): every op's default rule."""
 
 _ATTENTION_OPS = {"aten.scaled_dot_product_attention"}
@@ -43,7 +55,7 @@ _ATTENTION_OPS = {"aten.scaled_dot_product_attention"}
 def declare(add: CompositeSet) -> None:
     """Declare them."""
     add.recipe("epsilon", plugin="core")(epsilon)
-    add.add(GRADIENT_TIMES_INPUT, "input times gradient, as autograd has it", "core")
+    add.add(GRADIENT_TIMES_INPUT, "input times gradient, as autograd has it (Shrikumar et al. 2016)", "core")
     add.add(ATTNLRP, "AttnLRP (Achtibat et al. 2024)", "core")
 
     @add.factory("auto", "chosen from what the recorded model does", "core")

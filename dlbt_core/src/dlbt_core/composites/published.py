@@ -50,7 +50,7 @@ def declare(add: CompositeSet) -> None:
 
     @add.recipe("epsilon_plus_flat", plugin="core")
     def epsilon_plus_flat(epsilon: float = 1e-6, stabiliser: float = 1e-6, bias: Bias = "denominator") -> Composite:
-        """epsilon_plus with the flat rule for the first layer (Zennit's EpsilonPlusFlat)"""
+        """epsilon_plus with the flat rule for the first layer (Bach et al. 2016; Zennit's EpsilonPlusFlat)"""
         flat = (FIRST, Use("flat", epsilon=stabiliser))
         plus = (CONV, Use("zplus", epsilon=stabiliser, bias=bias))
         choices = _layers(flat, plus, epsilon=epsilon, stabiliser=stabiliser, bias=bias)
@@ -66,7 +66,7 @@ def declare(add: CompositeSet) -> None:
     def epsilon_alpha2_beta1_flat(
         epsilon: float = 1e-6, stabiliser: float = 1e-6, bias: Bias = "denominator"
     ) -> Composite:
-        """epsilon_alpha2_beta1 with the flat rule for the first layer (Zennit's EpsilonAlpha2Beta1Flat)"""
+        """epsilon_alpha2_beta1 with the flat rule for the first layer (Bach et al. 2016; Zennit's EpsilonAlpha2Beta1Flat)"""
         flat = (FIRST, Use("flat", epsilon=stabiliser))
         choices = _layers(flat, _alpha2_beta1(stabiliser, bias), epsilon=epsilon, stabiliser=stabiliser, bias=bias)
         return Composite("epsilon_alpha2_beta1_flat", choices, passes=FOLDED)
@@ -76,7 +76,7 @@ def declare(add: CompositeSet) -> None:
         low: Bound = None, high: Bound = None, gamma: float = 0.25, epsilon: float = 1e-6, stabiliser: float = 1e-6,
         bias: Bias = "denominator",
     ) -> Composite:  # fmt: skip
-        """z^B for the first convolution, gamma for the others, epsilon for linear maps (Zennit's EpsilonGammaBox)"""
+        """z^B for the first convolution, gamma for the others, epsilon for linear maps (Montavon et al. 2019; Zennit's)"""
         bounds = {name: bound for name, bound in (("low", low), ("high", high)) if bound is not None}
         box = (FIRST_CONV, Use("zbox", **bounds, epsilon=stabiliser))
         excite = (CONV, Use("gamma", gamma=gamma, epsilon=stabiliser, bias=bias))

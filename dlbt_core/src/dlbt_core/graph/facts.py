@@ -10,14 +10,20 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+import torch
+
+from dlbt_core.graph.experts import facts_of, mixtures
 from dlbt_core.graph.gated_mlp import activated_gates
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
-from dlbt_core.graph.ops import COPIES, ELEMENTWISE, VALUE_FREE, packet
+from dlbt_core.graph.ops import COPIES, ELEMENTWISE, LIKE, OF_IDS, VALUE_FREE, packet
 from dlbt_core.graph.signs import activations, gates, nonnegative
+from dlbt_core.graph.softmaxes import softmaxes, weighing
 
-__all__ = ["EMBEDDINGS", "Analyser", "Facts", "analyse", "carriers", "on_path"]
+__all__ = ["EMBEDDINGS", "Analyser", "Facts", "analyse", "carriers", "on_path", "receivers"]
 
-EMBEDDINGS: Mapping[str, str] = {"aten.embedding": "indices", "aten.embedding_bag": "indices"}
+EMBEDDINGS: Mapping[str, str] = dict.fromkeys(
+    ("aten.embedding", "aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only"), "indices"
+)
 
 Analyser = Callable[[Graph], Mapping[str, Iterable[int]]]
 """Takes a graph, gives fact name to the values that have it."""
@@ -33,10 +39,7 @@ _ROOTS = {
     "aten.sqrt", "aten.rsqrt", "aten.reciprocal", "aten.pow", "aten.square", "aten.abs", "aten.add", "aten.sub",
     "aten.mul", "aten.div", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.maximum",
 }  # fmt: skip
-_MATRIX_PRODUCTS = {"aten.matmul", "aten.bmm", "aten.einsum", "aten.baddbmm"}
-_SOFTMAX = {"aten.softmax", "aten._softmax", "aten._safe_softmax"}
 _CASTS = {"aten.to", "aten._to_copy"}
-_KEEPS_NAME = COPIES | {"aten.dropout"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
     for analyser in (statistics, self_gates, attention_weights, infinite_values, nonnegative, gates, activations, *more):
         for name, values in analyser(graph).items():
             found.setdefault(name, set()).update(values)
-    found.update(activated_gates(graph, carriers(graph, graph.inputs.values())))
+    carries = carriers(graph, graph.inputs.values())
+    for more_facts in (activated_gates(graph, carries), facts_of(mixtures(graph, carries))):
+        for name, values in more_facts.items():
+            found.setdefault(name, set()).update(values)
     return Facts({name: frozenset(values) for name, values in found.items()})
 
 
@@ -75,13 +81,14 @@ def carriers(graph: Graph, explained: Iterable[int], held: Set[int] = frozenset(
     graph
         The recorded run.
     explained
-        Values of the explained inputs. An integer one carries through views and copies up to an embedding.
+        Values of the explained inputs. An integer one carries up to an embedding: through copies, and through arithmetic
+        that gives new ids at the same positions.
     held
         Nodes whose results are held constant.
     """
     carries = set(explained)
     for node in graph.nodes:
-        sources = [index for index in node.inputs if index in carries]
+        sources = [index for index in _looked_at(node) if index in carries]
         if not sources or node.index in held or packet(node.op) in VALUE_FREE:
             continue
         enters = _enters_embedding(node, carries)
@@ -91,12 +98,25 @@ def carriers(graph: Graph, explained: Iterable[int], held: Set[int] = frozenset(
             if graph.values[output].is_floating:
                 ok = enters or any(graph.values[s].is_floating for s in sources)
             else:
-                ok = packet(node.op) in COPIES and not any(graph.values[s].is_floating for s in sources)
-                same = graph.values[output].dtype == graph.values[sources[0]].dtype
-                ok = ok and (same or (packet(node.op) in _CASTS and str(graph.values[output].dtype) != "torch.bool"))
+                ok = _gives_ids(graph, node, output, sources[0])
+                ok = ok and not any(graph.values[s].is_floating for s in sources)
             if ok:
                 carries.add(output)
     return frozenset(carries)
+
+
+def _looked_at(node: Node) -> list[int]:
+    """The tensors whose numbers a node looks at."""
+    aside = LIKE.get(packet(node.op))
+    return [ref.index for name, arg in node.args.items() if name != aside for ref in refs_in(arg)]
+
+
+def _gives_ids(graph: Graph, node: Node, output: int, source: int) -> bool:
+    """Whether a node copies ids, or makes new ones of them."""
+    op, dtype = packet(node.op), graph.values[output].dtype
+    if dtype == torch.bool or op in OF_IDS:
+        return dtype != torch.bool and op in OF_IDS
+    return op in COPIES and (dtype == graph.values[source].dtype or op in _CASTS)
 
 
 def _enters_embedding(node: Node, carries: Set[int]) -> bool:
@@ -110,20 +130,20 @@ def on_path(graph: Graph, carries: Set[int], outputs: Iterable[int]) -> tuple[in
     path: list[int] = []
     for node in reversed(graph.nodes):
         if any(output in wanted and output in carries for output in node.outputs):
-            sources = _message_receivers(node, carries, graph)
+            sources = receivers(node, carries, graph)
             if sources:
                 path.append(node.index)
                 wanted.update(sources)
     return tuple(reversed(path))
 
 
-def _message_receivers(node: Node, carries: Set[int], graph: Graph) -> list[int]:
+def receivers(node: Node, carries: Set[int], graph: Graph) -> list[int]:
     """The carrying values a node can hand relevance to: floating ones, indices of an embedding, and copies of ids."""
     embedding = EMBEDDINGS.get(packet(node.op))
     floating = any(o is not None and graph.values[o].is_floating for o in node.outputs)
     found = []
     for name, arg in node.args.items():
-        for ref in refs_in(arg):
+        for ref in refs_in(arg) if name != LIKE.get(packet(node.op)) else ():
             if ref.index in carries and (graph.values[ref.index].is_floating or not floating or name == embedding):
                 found.append(ref.index)
     return found
@@ -169,7 +189,9 @@ def statistics(graph: Graph) -> dict[str, set[int]]:
         if out is None or not read:
             continue
         op, first = packet(node.op), read[0]
-        if len(read) == 1:
+        if _sums_squares(graph, node) and len({origin.get(index) for index in read}) == 1 and first in origin:
+            moments[out] = origin[first]
+        elif len(read) == 1:
             if op in COPIES and not node.many:
                 for table in (origin, squares, means, moments):
                     if first in table:
@@ -211,6 +233,16 @@ def statistics(graph: Graph) -> dict[str, set[int]]:
     return {"statistic": found}
 
 
+def _sums_squares(graph: Graph, node: Node) -> bool:
+    """Whether a matrix product of a value with itself is the product of each row with itself."""
+    op, (out, *_) = packet(node.op), node.outputs
+    if op == "aten.einsum":
+        terms, _, result = str(node.args["equation"]).replace(" ", "").partition("->")
+        first, _, second = terms.partition(",")
+        return first == second and set(result) < set(first)
+    return op in ("aten.matmul", "aten.bmm") and out is not None and graph.values[out].shape[-2:] == (1, 1)
+
+
 def _squares(node: Node) -> bool:
     """Whether an elementwise op of one tensor is a square or an absolute value of it."""
     op = packet(node.op)
@@ -224,11 +256,11 @@ def _squares(node: Node) -> bool:
 def self_gates(graph: Graph) -> dict[str, set[int]]:
     """``self_gate``: g(x) in x * g(x) or x / g(x), g elementwise: a SiLU or GELU that the model spells out.
 
-    Holding g(x) constant in the product is the identity rule for the whole activation.
+    Holding g(x) constant in the product is the identity rule for the whole activation. The product is a value that others
+    may be functions of, and one more function of x itself.
     """
     depends = _depends_on_input(graph)
-    root: dict[int, int] = {index: index for index in depends}
-    linear: dict[int, bool] = dict.fromkeys(depends, True)
+    origins: dict[int, dict[int, bool]] = {index: {index: True} for index in depends}  # of what, and whether linear
     gates: set[int] = set()
     for node in graph.nodes:
         read = [index for index in _operands(node) if index in depends]
@@ -236,22 +268,21 @@ def self_gates(graph: Graph) -> dict[str, set[int]]:
         op = packet(node.op)
         if out is None or not read or (op not in ELEMENTWISE and op not in ("aten.clone", "aten.to", "aten.alias")):
             continue
-        roots = {root[index] for index in read}
-        if len(roots) != 1:
+        common = sorted(set.intersection(*(set(origins[index]) for index in read)))
+        if not common:
             continue
         if op in _PRODUCTS and len(read) == 2:
             a, b = read
-            if linear[a] and not linear[b] and _is_numerator(node, a):
-                gates.add(b)
+            pairs = [(x, g) for root in common for x, g in ((a, b), (b, a)) if origins[x][root] and not origins[g][root]]
+            scaling = [gate for scaled, gate in pairs if _is_numerator(node, scaled)]
+            if scaling:
+                gates.add(scaling[0])
+                origins[out] = {**dict.fromkeys(common, False), out: True}
                 continue
-            if linear[b] and not linear[a] and _is_numerator(node, b):
-                gates.add(a)
-                continue
-        root[out] = roots.pop()
         scaled = op in ("aten.mul", "aten.div", "aten.neg", "aten.clone", "aten.to", "aten.alias") and len(read) == 1
         scaled = scaled and len(node.inputs) <= 2 and not _squares_itself(node) and _is_numerator(node, read[0])
-        linear[out] = scaled and linear[read[0]]
-    return {"self_gate": {g for g in gates if _only_scales(graph, g, gates, root)}}
+        origins[out] = {root: scaled and origins[read[0]][root] for root in common}
+    return {"self_gate": {g for g in gates if _only_scales(graph, g, origins)}}
 
 
 def _squares_itself(node: Node) -> bool:
@@ -262,37 +293,18 @@ def _is_numerator(node: Node, value: int) -> bool:
     return packet(node.op) not in _DIVISIONS or _tensor(node, "self") == value
 
 
-def _only_scales(graph: Graph, gate: int, gates: Set[int], root: Mapping[int, int]) -> bool:
-    """Whether all that is done with the gate is to scale its own root by it."""
-    return gate not in graph.outputs.values() and all(
-        packet(graph.nodes[user].op) in _PRODUCTS
-        and len({root[i] for i in graph.nodes[user].inputs if i in root}) == 1
-        for user in graph.consumers[gate]
-    )
+def _only_scales(graph: Graph, gate: int, origins: Mapping[int, Mapping[int, bool]]) -> bool:
+    """Whether all that is done with the gate is to scale what it is a function of."""
+    users = [graph.nodes[user] for user in graph.consumers[gate]]
+    alike = all(set.intersection(*(set(origins[i]) for i in user.inputs if i in origins)) for user in users)
+    return gate not in graph.outputs.values() and alike and all(packet(user.op) in _PRODUCTS for user in users)
 
 
 def attention_weights(graph: Graph) -> dict[str, set[int]]:
-    """``attention_weights``: a softmax that mixes other values in a matrix product."""
+    """``attention_weights``: softmaxes that mix other values; ``softmax``, ``softmax_step``: all of them, and their parts."""
     depends = _depends_on_input(graph)
-    carried: dict[int, int] = {}
-    found: set[int] = set()
-    for node in graph.nodes:
-        out = node.outputs[0] if node.outputs else None
-        if out is None:
-            continue
-        op = packet(node.op)
-        if op in _SOFTMAX:
-            carried[out] = out
-        elif op in _KEEPS_NAME and node.inputs and node.inputs[0] in carried:
-            for output in node.outputs:
-                if output is not None:
-                    carried[output] = carried[node.inputs[0]]
-        elif op in ("aten.mul", "aten.div") and len(depending := depends.intersection(node.inputs)) == 1:
-            carried.update((out, carried[index]) for index in depending if index in carried and _is_numerator(node, index))
-        elif op in _MATRIX_PRODUCTS:
-            read = [index for index in _operands(node) if index in depends]
-            found.update(carried[index] for index in read if index in carried and len(read) > 1)
-    return {"attention_weights": found}
+    found = softmaxes(graph, depends)
+    return {**found, **weighing(graph, depends, found["softmax"])}
 
 
 _BOUNDED = {"aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.sigmoid", "aten.tanh", "aten.exp", "aten.relu"}

@@ -68,8 +68,11 @@ class Alias:
         "dtype", "external", "parent", "root", "shape", "step", "storage", "strides", "tensor", "value", "version"
     )  # fmt: skip
 
-    def __init__(self, tensor: torch.Tensor, value: int, parent: Alias | None, step: ViewStep | None) -> None:
-        self.tensor = weakref.ref(tensor)
+    def __init__(
+        self, tensor: torch.Tensor, value: int, parent: Alias | None, step: ViewStep | None, gone: Callable[[int], None]
+    ) -> None:
+        key = storage_key(tensor)
+        self.tensor = weakref.ref(tensor, None if key is None else lambda _: gone(key))
         self.value = value
         self.parent = parent
         self.root: Alias = parent.root if parent is not None else self
@@ -95,6 +98,7 @@ class AliasTracker:
         self._constant = constant
         self._by_id: dict[int, Alias] = {}
         self._roots: dict[int, list[tuple[StorageWeakRef, Alias]]] = {}
+        self._going: set[int] = set()
 
     def known(self, tensor: torch.Tensor) -> Alias | None:
         """The alias of this very tensor object."""
@@ -136,11 +140,25 @@ class AliasTracker:
         roots = [root for storage, root in self._roots.get(key, ()) if not storage.expired()]
         return next((root for root in roots if covers(root.window, window_of(tensor))), None)
 
+    def _forget(self) -> None:
+        """Let go of memory that is gone: weak references keep crumbs of it, between which nothing large would fit again."""
+        while self._going:
+            key = self._going.pop()
+            living = [(storage, root) for storage, root in self._roots.pop(key, ()) if not storage.expired()]
+            if living:
+                self._roots[key] = living
+
+    def clear(self) -> None:
+        """Know no tensor any longer."""
+        self._by_id.clear()
+        self._roots.clear()
+
     def bind(
         self, tensor: torch.Tensor, value: int, parent: Alias | None = None, step: ViewStep | None = None
     ) -> Alias:
         """Let `tensor` be known as holding `value`; with a parent, as a view of it."""
-        alias = Alias(tensor, value, parent, step)
+        self._forget()
+        alias = Alias(tensor, value, parent, step, self._going.add)
         self._by_id[id(tensor)] = alias
         if parent is None:
             key = storage_key(tensor)

@@ -19,6 +19,8 @@ _ACTIVATIONS = _aten("relu relu6 leaky_relu prelu rrelu silu gelu elu celu selu 
 """Activations that gate another branch in the variants of the gated linear unit. A sigmoid is a ``gate`` by its own."""
 
 _PRODUCTS = _aten("mul multiply")
+_SPELLED = _PRODUCTS | _aten("div divide true_divide")
+"""Ops by which an activation is spelled out: x * sigmoid(x), x / (1 + exp(-x))."""
 _WEIGHTED = _aten("linear addmm addmv mm mv matmul bmm baddbmm einsum _grouped_mm conv1d conv2d conv3d") | {
     "transformers.grouped_mm_fallback"
 }
@@ -65,13 +67,23 @@ def activated_gates(graph: Graph, carries: Set[int]) -> dict[str, set[int]]:
             whole = not node.many and _same_size(graph, read[0], outputs)
             branches.update((o, known[0] if whole else replace(known[0], root=o)) for o in outputs)
         elif op in ELEMENTWISE and len({branch.root for branch in known}) == 1:
-            bent = any(branch.bent for branch in known) or op in _ACTIVATIONS or (op in _PRODUCTS and len(read) == 2)
+            bent = any(branch.bent for branch in known) or op in _ACTIVATIONS or (op in _SPELLED and len(read) == 2)
             branches.update((output, replace(known[0], bent=bent)) for output in outputs)
-        elif op in _PRODUCTS and known[0].source == known[1].source and known[0].bent != known[1].bent:
+        elif (
+            op in _PRODUCTS
+            and known[0].source == known[1].source
+            and known[0].bent != known[1].bent
+            and not _is_outer(graph, read, outputs)
+        ):
             products.setdefault(read[0] if known[0].bent else read[1], set()).add(node.index)
     shown = set(graph.outputs.values())
     gates = {gate for gate, users in products.items() if users.issuperset(graph.consumers[gate])}
     return {"activated_gate": gates - shown}
+
+
+def _is_outer(graph: Graph, read: list[int], outputs: list[int]) -> bool:
+    """Whether a product broadcasts both of its factors: keys and values make the state of a linear attention so."""
+    return all(graph.values[index].shape != graph.values[outputs[0]].shape for index in read)
 
 
 def _same_size(graph: Graph, value: int, outputs: list[int]) -> bool:

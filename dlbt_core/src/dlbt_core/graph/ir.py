@@ -117,6 +117,8 @@ class Graph:
         Calls of modules, in order of their return.
     random
         Names of nodes that drew random numbers; their results are kept as constants.
+    expanded
+        Ops that no rule fits and that were recorded as functions of simpler ones, with how often they were called.
     """
 
     values: tuple[Value, ...]
@@ -127,6 +129,7 @@ class Graph:
     constants: Mapping[int, torch.Tensor]
     modules: tuple[ModuleCall, ...] = ()
     random: tuple[str, ...] = ()
+    expanded: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:

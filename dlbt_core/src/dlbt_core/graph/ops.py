@@ -9,6 +9,8 @@ __all__ = [
     "COPIES",
     "COPIES_OF_PIXELS",
     "ELEMENTWISE",
+    "LIKE",
+    "OF_IDS",
     "VALUE_FREE",
     "Argument",
     "arguments",
@@ -76,7 +78,7 @@ COPIES = COPIES_OF_PIXELS | _aten(
     """view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as reshape_as
     transpose swapaxes swapdims t numpy_T permute movedim moveaxis adjoint mT mH matrix_H
     expand expand_as broadcast_to broadcast_tensors repeat tile repeat_interleave
-    contiguous clone alias positive lift_fresh lift_fresh_copy detach resolve_conj resolve_neg
+    contiguous clone alias positive nan_to_num lift_fresh lift_fresh_copy detach resolve_conj resolve_neg
     to _to_copy type_as dropout feature_dropout alpha_dropout feature_alpha_dropout
     slice select narrow diagonal as_strided unfold split split_with_sizes chunk tensor_split unbind unsafe_split unsafe_chunk
     cat concat concatenate stack hstack vstack dstack column_stack row_stack
@@ -102,3 +104,12 @@ VALUE_FREE = _aten(
     bernoulli isnan isinf isfinite"""
 )
 """Ops whose result does not depend, or only in steps, on the numbers in their arguments."""
+
+LIKE = dict.fromkeys(_aten("type_as expand_as view_as reshape_as"), "other")
+"""Arguments of which only shape and dtype are looked at."""
+
+OF_IDS = (ELEMENTWISE - VALUE_FREE) | _aten(
+    """remainder fmod floor_divide bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift
+    bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__"""
+)
+"""Ops that make new ids of ids, each of those at its own position: hashes, offsets into a shared table, n-grams."""

@@ -1,186 +1,250 @@
-"""The sample axis: which dimension of each value counts the samples of the batch.
+"""The samples of a batch: which sample each element of a value belongs to.
 
-Found by dataflow from the inputs, so that what a rule absorbs can be booked per sample also where a model has folded the
-batch into another dimension (windows, heads) or moved it to the back.
+Followed from the explained inputs through each op, so that what a rule absorbs can be booked per sample also where a model
+folds the batch into another dimension, sorts its rows, or packs them. What cannot be followed, or in which samples meet, is
+told apart no further: neither there, nor in what flows into it, since relevance of several scores comes back through it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from dlbt_core.graph.ir import Graph, Node, Ref, refs_in
+from dlbt_core.graph.facts import carriers, receivers
+from dlbt_core.graph.ir import Graph, Node, refs_in
 from dlbt_core.graph.ops import packet
+from dlbt_core.graph.sample_axis import LOST, SampleAxis, join
+from dlbt_core.graph.sample_copies import INDEXED, Copied, copying
+from dlbt_core.graph.sample_moves import Move, moved
 
-__all__ = ["SampleAxis", "per_sample", "sample_axes"]
+__all__ = ["Axes", "Follower", "Samples", "per_sample", "positions"]
+
+Axes = dict[int, SampleAxis]
+Path = Sequence[tuple[Node, Sequence[int]]]
+
+_WRITES = frozenset(f"aten.{name}" for name in "index_add index_copy index_put scatter scatter_add".split())
+"""Ops that write to some places of what belongs to no sample yet; other samples may be written to the others."""
 
 
-class SampleAxis(NamedTuple):
-    """Element k along `axis` belongs to sample ``(k // inner) % samples``."""
+@dataclass(frozen=True)
+class Samples:
+    """Where the samples of one run lie.
 
-    axis: int
-    inner: int = 1
+    Attributes
+    ----------
+    count
+        Number of samples B.
+    axes
+        Value to the axis of its samples; none for values whose samples cannot be told apart.
+    lost
+        Where samples meet, or cannot be followed any further: the first node on each way, by name.
+    """
+
+    count: int
+    axes: Mapping[int, SampleAxis]
+    lost: tuple[str, ...] = ()
 
 
-def sample_axes(graph: Graph, samples: int) -> dict[int, SampleAxis]:
-    """The sample axis of each value that has one, for a batch of `samples`."""
-    axes: dict[int, SampleAxis] = {}
-    for value in graph.inputs.values():
-        if graph.values[value].shape[:1] == (samples,):
-            axes[value] = SampleAxis(0)
-    if samples == 1:
+class Follower:
+    """Follows the samples through a recorded run.
+
+    Where the way hangs on the numbers of an index (which rows went to an expert), it is found anew for each run; all else
+    is remembered.
+
+    Parameters
+    ----------
+    graph
+        The recorded run.
+    starts
+        The values at which samples enter: those of the explained inputs, say.
+    """
+
+    def __init__(self, graph: Graph, starts: Iterable[int]) -> None:
+        self.graph = graph
+        self._starts = tuple(starts)
+        carries = carriers(graph, self._starts)
+        reached = [node for node in graph.nodes if carries.intersection(node.outputs)]
+        self._sources = {node.index: _copied_from(node, receivers(node, carries, graph)) for node in reached}
+        self._nodes = [graph.nodes[index] for index, sources in self._sources.items() if sources]
+        self._carries = carries
+        self._read = {node.index for node in self._nodes if positions(graph, [node])}
+        self._entered: dict[int, Axes] = {}
+        self._known: dict[int, tuple[tuple[Any, ...], tuple[SampleAxis | None, ...]]] = {}
+
+    @property
+    def reads(self) -> set[int]:
+        """The values whose numbers say which rows go where. A batch of one needs none."""
+        several = any(self.graph.values[start].shape[:1] != (1,) for start in self._starts)
+        return positions(self.graph, self._nodes) if several else set()
+
+    def enter(self, count: int) -> dict[int, SampleAxis]:
+        """The axes of the values at which samples enter: their first dimension, or each of as many tensors one sample."""
+        if count not in self._entered:
+            names = {value: name for name, value in self.graph.inputs.items()}
+            lists = Counter(names[start].rpartition(".")[0] for start in self._starts if start in names)
+            batch = SampleAxis.batch(count)
+            found = {start: batch for start in self._starts if self.graph.values[start].shape[:1] == (count,)}
+            for start in self._starts:
+                above, _, item = names.get(start, "").rpartition(".")
+                if start not in found and item.isdecimal() and int(item) < count == lists[above]:
+                    found[start] = SampleAxis(None, torch.tensor([int(item)]))
+            self._entered[count] = found
+        return self._entered[count]
+
+    def forward(self, count: int, values: Sequence[Any], starts: Mapping[int, SampleAxis] | None = None) -> Axes:
+        """The axis of each value that depends on a sample; `LOST` where it cannot be told.
+
+        Parameters
+        ----------
+        count
+            Number of samples B.
+        values
+            The values of the run, by index; read are those of `reads` only.
+        starts
+            The axes of the values at which samples enter, if they are known better than by `enter`.
+        """
+        if count == 1:
+            return {}
+        axes: Axes = dict(self.enter(count) if starts is None else starts)
+        for node in self._nodes:
+            sources = {i: axes[i] for i in self._sources[node.index] if i in axes}
+            if not sources:
+                continue
+            for output, axis in zip(node.outputs, self._through(node, sources, values), strict=True):
+                if output is not None and axis is not None and output in self._carries:
+                    axes[output] = axis
         return axes
-    for node in graph.nodes:
-        sources = [(i, axes[i]) for i in dict.fromkeys(node.inputs) if i in axes]
-        if not sources:
-            continue
-        source, axis = max(sources, key=lambda s: len(graph.values[s[0]].shape))
-        follow = _FOLLOW.get(packet(node.op), _stay)
-        for place, output in enumerate(node.outputs):
-            if output is not None:
-                shape = graph.values[output].shape
-                follow = _recurrent_state if place and packet(node.op) in _RECURRENT else follow
-                found = follow(node, graph.values[source].shape, axis, shape, samples)
-                if found is not None and found.axis < len(shape) and shape[found.axis] % samples == 0:
-                    axes[output] = found
-    return axes
+
+    def _through(
+        self, node: Node, sources: Mapping[int, SampleAxis], values: Sequence[Any]
+    ) -> tuple[SampleAxis | None, ...]:
+        """The axes of a node's results; those of the last run if nothing they depend on has changed."""
+        came = tuple(sources.items())
+        before, found = self._known.get(node.index, ((), ()))
+        if came == before and node.index not in self._read:
+            return found
+        now = tuple(self._out(node, sources, values, place) for place in range(len(node.outputs)))
+        if found and all(
+            a is b or (a is not None and b is not None and a.same(b)) for a, b in zip(now, found, strict=True)
+        ):
+            now = found  # the same objects, so that what follows is known too
+        self._known[node.index] = (came, now)
+        return now
+
+    def _out(
+        self, node: Node, sources: Mapping[int, SampleAxis], values: Sequence[Any], place: int
+    ) -> SampleAxis | None:
+        output = node.outputs[place]
+        if output is None:
+            return None
+        if any(axis.lost for axis in sources.values()):
+            return LOST
+        first = next(iter(sources.values()))
+        if all(axis.whole and axis.same(first) for axis in sources.values()) and packet(node.op) not in _WRITES:
+            return first
+        after = self.graph.values[output].shape
+        copy = copying(node)
+        if copy is not None:
+            return copy(Copied(self.graph, node, sources, values, after, place))
+        places = [(name, item, ref) for name, arg in node.args.items() for item, ref in enumerate(refs_in(arg))]
+        return join(
+            self._moved(node, name, item, ref.index, sources[ref.index], after, place)
+            for name, item, ref in places
+            if ref.index in sources
+        )
+
+    def _moved(
+        self, node: Node, name: str, item: int, value: int, axis: SampleAxis, after: tuple[int, ...], place: int
+    ) -> SampleAxis:
+        if axis.axis is None:
+            return axis
+        to = moved(Move(self.graph, node, name, item, self.graph.values[value].shape, axis.axis, after, place))
+        return LOST if to is None else axis.at(to)
+
+    def samples(self, count: int, found: Axes, path: Path, ends: Axes) -> Samples:
+        """The axes that hold for the books, where relevance comes back.
+
+        Parameters
+        ----------
+        count
+            Number of samples B.
+        found
+            From `forward`.
+        path
+            Nodes through which relevance comes back, in the order of execution, each with the values it is handed on to.
+        ends
+            The values at which relevance enters, each with the axis of the samples whose scores it is of.
+        """
+        if count == 1:
+            return Samples(1, {})
+        lost = {value for value, axis in found.items() if axis.lost}
+        loose = lost | {value for value, axis in ends.items() if axis.lost or not found.get(value, LOST).same(axis)}
+        first = [] if loose <= lost else ["what is explained"]
+        reached = set(ends)
+        for node, handed in reversed(path):
+            outputs = reached.intersection(o for o in node.outputs if o is not None)
+            if not outputs:
+                continue
+            reached.update(handed)
+            if outputs & loose:
+                loose.update(handed)
+                if outputs & lost and not lost.intersection(handed):
+                    first.append(node.name)
+        return Samples(count, {v: axis for v, axis in found.items() if v not in loose}, tuple(first[::-1]))
 
 
-def per_sample(amount: torch.Tensor, axis: SampleAxis | None, samples: int) -> torch.Tensor | None:
-    """The sum of `amount` for each sample, shape (samples,); None where its elements cannot be told apart."""
-    if samples == 1:
-        return amount.sum().reshape(1)
-    if not amount.numel():
-        return amount.new_zeros(samples)
-    if axis is None or amount.dim() <= axis.axis or amount.shape[axis.axis] % samples:
-        return None
-    split = amount.movedim(axis.axis, 0).reshape(-1, samples, axis.inner, *_rest(amount.shape, axis.axis))
-    return split.transpose(0, 1).reshape(samples, -1).sum(1)
+_LIKE = frozenset(f"aten.{name}" for name in "type_as expand_as view_as reshape_as".split())
 
 
-def _rest(shape: torch.Size, axis: int) -> list[int]:
-    return [size for i, size in enumerate(shape) if i != axis]
+def _copied_from(node: Node, sources: Sequence[int]) -> list[int]:
+    """Without a tensor of which only the shape or the dtype is looked at."""
+    aside = {ref.index for ref in refs_in(node.args.get("other"))} if packet(node.op) in _LIKE else set()
+    own = {ref.index for ref in refs_in(node.args.get("self"))}
+    return [index for index in sources if index not in aside - own]
 
 
-Follow = Callable[[Node, tuple[int, ...], SampleAxis, tuple[int, ...], int], "SampleAxis | None"]
-
-
-def _stay(_node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int) -> Any:
-    """The axis keeps its place, counted from the left if it fits there, else from the right (broadcasting)."""
-    fits = axis.axis < len(after) and after[axis.axis] == before[axis.axis]
-    if fits and (len(after) >= len(before) or axis.axis == 0):
-        return axis
-    right = len(after) - (len(before) - axis.axis)
-    if 0 <= right < len(after) and after[right] == before[axis.axis]:
-        return SampleAxis(right, axis.inner)
-    return None
-
-
-def _reshape(_node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], samples: int) -> Any:
-    """The order of elements stays: look for the dimension that steps over one sample's run of elements."""
-    if 0 in before or 0 in after:
-        return None
-    stride = axis.inner * math.prod(before[axis.axis + 1 :])
-    for place in range(len(after)):
-        below = math.prod(after[place + 1 :])
-        if below <= stride and stride % max(below, 1) == 0 and (after[place] * below) % (stride * samples) == 0:
-            return SampleAxis(place, stride // below)
-    return None
-
-
-def _permute(node: Node, before: tuple[int, ...], axis: SampleAxis, _after: tuple[int, ...], _samples: int) -> Any:
-    rank = len(before)
-    order = list(range(rank))
-    args = node.args
-    op = packet(node.op)
-    if op == "aten.permute":
-        order = [d % rank for d in args["dims"]]
-    elif op in ("aten.t", "aten.numpy_T", "aten.mT", "aten.adjoint"):
-        order = [*range(rank - 2), rank - 1, rank - 2] if op != "aten.numpy_T" else order[::-1]
-    elif op in ("aten.movedim", "aten.moveaxis"):
-        order = list(torch.empty(before, device="meta").movedim(args["source"], args["destination"]).stride())
-        strides = list(torch.empty(before, device="meta").stride())
-        order = [strides.index(s) for s in order]
-    else:
-        first, second = (args[k] % rank for k in (("dim0", "dim1") if "dim0" in args else ("axis0", "axis1")))
-        order[first], order[second] = order[second], order[first]
-    return SampleAxis(order.index(axis.axis), axis.inner)
-
-
-def _drop(node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], samples: int) -> Any:
-    """A dimension (or several) is taken away by a select, an unbind or a reduction."""
-    if len(after) == len(before):
-        return _stay(node, before, axis, after, samples)
-    dims = node.args.get("dim", 0 if packet(node.op) in ("aten.select", "aten.unbind") else None)
-    if dims is None:
-        return None
-    gone = {d % len(before) for d in (dims if isinstance(dims, (list, tuple)) else [dims])}
-    if axis.axis in gone:
-        return None
-    return SampleAxis(axis.axis - sum(d < axis.axis for d in gone), axis.inner)
-
-
-def _insert(node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int) -> Any:
-    place = int(node.args.get("dim", 0)) % len(after)
-    return SampleAxis(axis.axis + (place <= axis.axis), axis.inner)
-
-
-def _einsum(node: Node, before: tuple[int, ...], axis: SampleAxis, _after: tuple[int, ...], _samples: int) -> Any:
-    equation = node.args["equation"].replace(" ", "")
-    if "." in equation or "->" not in equation:
-        return None
-    left, right = equation.split("->")
-    for term in left.split(","):
-        if len(term) == len(before) and term[axis.axis] in right:
-            return SampleAxis(right.index(term[axis.axis]), axis.inner)
-    return None
-
-
-def _cat(node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], samples: int) -> Any:
-    dim = int(node.args.get("dim", 0)) % len(after)
-    return None if dim == axis.axis else _stay(node, before, axis, after, samples)
-
-
-def _expand(_node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int) -> Any:
-    return SampleAxis(axis.axis + len(after) - len(before), axis.inner)
-
-
-def _select_rows(node: Node, before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], samples: int) -> Any:
-    """``x[rows, positions]``: one element per sample, told by the index that counts the rows."""
-    indices = [ref for ref in refs_in(node.args.get("indices", ())) if isinstance(ref, Ref)]
-    if axis.axis == 0 and indices and after[:1] == (samples,):
-        return SampleAxis(0)
-    return None if axis.axis == 0 else _stay(node, before, axis, after, samples)
-
-
-def _lost(_node: Node, _before: tuple[int, ...], _axis: SampleAxis, _after: tuple[int, ...], _samples: int) -> None:
-    """Regions of any image, in any order: their number may be that of the samples by chance."""
-
-
-def _recurrent_state(
-    _node: Node, _before: tuple[int, ...], axis: SampleAxis, after: tuple[int, ...], _samples: int
-) -> Any:
-    """The last states lie as (layers, samples, features), whatever the layout of the sequence."""
-    return SampleAxis(len(after) - 2, axis.inner)
-
-
-def _table(entries: Mapping[str, Follow]) -> dict[str, Follow]:
-    return {f"aten.{name}": follow for names, follow in entries.items() for name in names.split()}
-
-
-_RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
-_FOLLOW = _table(
-    {
-        "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as": _reshape,
-        "permute transpose swapaxes swapdims t numpy_T mT adjoint movedim moveaxis": _permute,
-        "select unbind mean sum amax amin max min prod var std logsumexp linalg_vector_norm norm argmax any all": _drop,
-        "stack": _insert,
-        "einsum": _einsum,
-        "cat concat concatenate": _cat,
-        "expand broadcast_to expand_as": _expand,
-        "index": _select_rows,
+def positions(graph: Graph, nodes: Iterable[Node]) -> set[int]:
+    """The values of a run that tell which rows go where: the indices of these nodes."""
+    return {
+        ref.index
+        for node in nodes
+        for name in INDEXED.get(packet(node.op), ())
+        for ref in refs_in(node.args.get(name))
+        if not graph.values[ref.index].is_floating and graph.values[ref.index].kind != "constant"
     }
-) | dict.fromkeys((f"torchvision.{name}" for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")), _lost)
+
+
+def per_sample(amount: Tensor, axis: SampleAxis | None, samples: int) -> tuple[Tensor | None, Tensor | None]:
+    """The sum of `amount` for each sample, shape (samples,), and of what belongs to none, shape ().
+
+    The first is None if the elements cannot be told apart, the second if nothing is left over. Sums are taken in float32
+    at least: those of half precision would be off by more than what they are there to check.
+    """
+    exact = torch.promote_types(amount.dtype, torch.float32)
+    if samples == 1:
+        return amount.sum(dtype=exact).reshape(1), None
+    if not amount.numel():
+        return amount.new_zeros(samples, dtype=exact), None
+    if axis is None or axis.lost:
+        return None, amount.sum(dtype=exact)
+    if axis.axis is None:
+        total = amount.sum(dtype=exact).reshape(1)
+    elif amount.dim() <= axis.axis or amount.shape[axis.axis] != len(axis.ids):
+        return None, amount.sum(dtype=exact)
+    else:
+        total = (
+            amount.sum([d for d in range(amount.dim()) if d != axis.axis], dtype=exact) if amount.dim() > 1 else amount
+        )
+        if axis.in_order(samples):
+            return total.to(exact), None
+    if exact != torch.float64 and amount.device.type != "mps":
+        total = total.double()
+    ids = axis.ids.to(amount.device)
+    place = torch.where(ids < 0, samples, ids)
+    sums = torch.zeros(samples + 1, dtype=total.dtype, device=amount.device).index_add(0, place, total)
+    return sums[:samples], sums[samples] if axis.partial else None

@@ -95,7 +95,8 @@ def rebuilder(structure: Any, path: str = "") -> Any:
         return mapping
     if isinstance(structure, tuple) and hasattr(structure, "_fields"):
         fields = {key: rebuilder(getattr(structure, key), _join(path, key)) for key in structure._fields}
-        return lambda tensors: type(structure)(**{key: build(tensors) for key, build in fields.items()})
+        named: Any = type(structure)
+        return lambda tensors: named(**{key: build(tensors) for key, build in fields.items()})
     if isinstance(structure, (list, tuple)):
         items = [rebuilder(item, _join(path, index)) for index, item in enumerate(structure)]
         sequence = list if isinstance(structure, list) else tuple
@@ -106,4 +107,5 @@ def rebuilder(structure: Any, path: str = "") -> Any:
         }
         made: Any = type(structure)
         return lambda tensors: made(**{key: build(tensors) for key, build in entries.items()})
-    return lambda tensors: structure if isinstance(structure, _PLAIN) else None
+    plain = structure if isinstance(structure, _PLAIN) else None  # an opaque one may hold tensors: a cache, say
+    return lambda tensors: plain

@@ -414,7 +414,9 @@ class Tape(TorchDispatchMode):
             self._undo.pop()()
 
     def finish(self, outputs: Mapping[str, int]) -> Graph:
-        """The graph of all that was taken down."""
+        """The graph of all that was taken down; of the run itself nothing is held any longer."""
+        self.tracker.clear()
+        self._keep.clear()
         return Graph(
             values=tuple(self.values),
             nodes=tuple(self.nodes),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +15,6 @@ from dlbt_core.graph.export import ExportedModel, record_exported
 from dlbt_core.graph.facts import Analyser, Facts, analyse, explainable
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.record import record
-from dlbt_core.graph.samples import SampleAxis, sample_axes
 from dlbt_core.graph.structure import leaves, rebuilder
 from dlbt_core.graph.tape import Expand
 from dlbt_core.scheduler.forward import ForwardProgram, state_getters
@@ -44,7 +45,6 @@ class Capture:
         self.rebuild = rebuild
         self.facts: Facts = analyse(graph, analysers)
         self._getters = state_getters(model, graph.states) if graph.states else {}
-        self._axes: dict[int, dict[int, SampleAxis]] = {}
         self.programs: dict[Any, Any] = {}
         self.unpassed = False
         self._explainable: dict[Any, dict[str, int]] = {}
@@ -52,12 +52,6 @@ class Capture:
     def state(self, name: str) -> Tensor:
         """The parameter or buffer of that name, as it is now."""
         return self._getters[name]()
-
-    def axes(self, samples: int) -> dict[int, SampleAxis]:
-        """Where the samples lie in each value."""
-        if samples not in self._axes:
-            self._axes[samples] = sample_axes(self.graph, samples)
-        return self._axes[samples]
 
     def explainable(self, names: tuple[str, ...] | None, is_aside: Callable[[str], bool]) -> dict[str, int]:
         """The inputs to explain; see `dlbt_core.graph.facts.explainable`."""
@@ -107,12 +101,25 @@ def capture(
         If the run cannot be recorded, or the replay differs from it.
     """
     inputs = {path: leaf for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
+    expanded: Counter[str] = Counter()
+
+    def expand_and_count(op: Any) -> Any:
+        function = None if expand is None else expand(op)
+        if function is None:
+            return None
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            expanded[str(op)] += 1
+            return function(*args, **kwargs)
+
+        return counted
+
     try:
         args, kwargs = call
         if isinstance(model, ExportedModel):
-            recording = record_exported(model, inputs, args, kwargs, expand)
+            recording = record_exported(model, inputs, args, kwargs, expand_and_count)
         else:
-            recording = record(model, inputs, lambda _tape: model(*args, **kwargs), expand=expand)
+            recording = record(model, inputs, lambda _tape: model(*args, **kwargs), expand=expand_and_count)
     except DlbtError:
         raise
     except Exception as error:
@@ -124,7 +131,8 @@ def capture(
             + given
             + "\n  fix    pass what model(...) itself accepts: check shapes, dtypes and devices above."
         ) from error
-    found = Capture(model, recording.graph, rebuilder(recording.result), analysers or [])
+    graph = replace(recording.graph, expanded=dict(expanded))
+    found = Capture(model, graph, rebuilder(recording.result), analysers or [])
     _check_replay(found, inputs, recording.result)
     return found
 
@@ -160,10 +168,15 @@ def _same(again: Tensor, tensor: Tensor) -> bool:
         return False
     if not tensor.is_floating_point():
         return bool(torch.equal(again, tensor))
-    finite = torch.isfinite(tensor)
-    scale = tensor[finite].abs().max() if bool(finite.any()) else torch.ones((), dtype=tensor.dtype)
-    tolerance = float(scale) * 64 * torch.finfo(tensor.dtype).eps ** 0.75
-    return bool(torch.allclose(again, tensor, rtol=0.0, atol=tolerance, equal_nan=True))
+    parts = list(zip(again.reshape(-1).split(_AT_ONCE), tensor.reshape(-1).split(_AT_ONCE), strict=True))
+    largest = max((float(part.abs().masked_fill(~torch.isfinite(part), 0.0).max()) for _, part in parts), default=0.0)
+    scale = largest if any(bool(torch.isfinite(part).any()) for _, part in parts) else 1.0
+    tolerance = scale * 64 * torch.finfo(tensor.dtype).eps ** 0.75
+    return all(torch.allclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True) for a, b in parts)
+
+
+_AT_ONCE = 2**20
+"""Elements compared at once: the logits of a long text are the largest tensor there is."""
 
 
 def fingerprint(model: Any) -> tuple[Any, ...]:

@@ -98,5 +98,6 @@ def _stamp(tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], Tensor | None]:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().reshape(-1)
+    plain = tensor.detach().resolve_conj()
+    flat = (torch.view_as_real(plain) if plain.is_complex() else plain).reshape(-1)
     return flat[:: max(1, flat.numel() // _PROBES)][:_PROBES].to(torch.float64)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from dlbt_core.errors import AuditError, RuleContractError
 from dlbt_core.graph.ir import Graph, Node
-from dlbt_core.graph.samples import SampleAxis, per_sample
+from dlbt_core.graph.sample_axis import SampleAxis
+from dlbt_core.graph.samples import per_sample
+from dlbt_core.rules.context import paired
 
 __all__ = ["Account", "Bookkeeper", "Ledger"]
 
@@ -46,23 +48,33 @@ class Bookkeeper:
                 f"{self.allowed or 'nothing'}.\n  fix  absorbs=({name!r}, ...) in its declaration."
             )
         axis = self.axes.get(like) if like is not None else None
-        self._enter((node.index, name), self.total(amount, times, axis))
+        self._enter((node.index, name), amount, times, axis)
 
     def absorb_anyway(self, node: Node, name: str, amount: Tensor, like: int) -> None:
         """Book what the core itself keeps when it converts a message, whatever the node's rule declared."""
-        self._enter((node.index, name), self.total(amount, None, self.axes.get(like)))
+        self._enter((node.index, name), amount, None, self.axes.get(like))
 
-    def total(self, amount: Tensor, times: Tensor | None, axis: SampleAxis | None) -> Tensor:
+    def total(self, amount: Tensor, axis: SampleAxis | None) -> Tensor:
         """Per-sample sums, shape (B,); of shape () where the samples cannot be told apart."""
-        if times is not None:
-            amount = times * _fold(amount, times, axis)
-        summed = per_sample(amount, axis, self.samples)
-        return amount.sum() if summed is None else summed
+        known, rest = per_sample(amount, axis, self.samples)
+        if known is None or rest is None:
+            total = rest if known is None else known
+            assert total is not None
+            return total
+        return known.sum() + rest
 
-    def _enter(self, key: tuple[int, str], total: Tensor) -> None:
-        table = self.amounts if total.dim() else self.unassigned
-        total = total.double() if total.device.type != "mps" else total
-        table[key] = table[key] + total if key in table else total
+    def _enter(self, key: tuple[int, str], amount: Tensor, times: Tensor | None, axis: SampleAxis | None) -> None:
+        if times is not None:
+            amount = paired(times, _fold(_widened(amount), times, axis))
+        for table, total in zip((self.amounts, self.unassigned), per_sample(amount, axis, self.samples), strict=True):
+            if total is not None:
+                total = total.double() if total.device.type != "mps" else total
+                table[key] = table[key] + total if key in table else total
+
+
+def _widened(amount: Tensor) -> Tensor:
+    """Half precision as float32: its products and sums lose digits, and those of float16 overflow."""
+    return amount.float() if amount.dtype in (torch.float16, torch.bfloat16) else amount
 
 
 def _fold(amount: Tensor, times: Tensor, axis: SampleAxis | None) -> Tensor:
@@ -129,6 +141,8 @@ class Ledger:
         Nodes that absorbed something; all nodes on the path if `audited`.
     unassigned : mapping of str to Tensor
         Amounts that could not be told apart per sample, by name, shape ().
+    mixed : tuple of str
+        The nodes in which samples meet, or behind which they cannot be followed.
     audited : bool
         Whether each node's inflow and outflow were summed.
     """
@@ -139,6 +153,7 @@ class Ledger:
     unassigned: Mapping[str, Tensor] = field(default_factory=dict)
     audited: bool = False
     resolution: float = 2**-24
+    mixed: tuple[str, ...] = ()
 
     @property
     def absorbed(self) -> dict[str, Tensor]:
@@ -219,6 +234,8 @@ class Ledger:
         rows = list(self.rows())
         width = max(len(name) for name, _ in rows)
         lines = [f"  {name:<{width}}  {_numbers(amount)}" for name, amount in rows]
+        if self.unassigned and self.mixed:
+            lines.append(f"  the samples cannot be told apart in {', '.join(self.mixed[:3])}" + " ..." * (len(self.mixed) > 3))
         return "\n".join(["ledger", *lines, f"  {'error':<{width}}  {self.error:.1e}"])
 
 

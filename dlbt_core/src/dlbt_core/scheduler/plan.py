@@ -13,7 +13,10 @@ from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.ops import packet
 from dlbt_core.rules.rule import Asked, Form, Rule
 
-__all__ = ["Plan", "Slot", "Step", "summarise"]
+__all__ = ["FORMAT", "VERSION", "Plan", "Slot", "Step", "summarise"]
+
+FORMAT, VERSION = "dlbt-plan", 1
+"""What a saved plan says of itself."""
 
 
 class Slot(NamedTuple):
@@ -124,9 +127,15 @@ class Plan:
         return rows
 
     def to_json(self) -> str:
-        """The plan as JSON."""
-        return json.dumps({"composite": self.composite.name, "note": self.composite.note, "steps": self.table(),
-                           "unused": list(self.unused)})  # fmt: skip
+        """The plan as JSON; `dlbt_core.storage.read_plan` and ``dlbt diff`` read it."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **self.to_dict()}, indent=2, ensure_ascii=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        return {
+            "composite": self.composite.name, "note": self.composite.note, "explained": list(self.explained),
+            "steps": self.table(), "unused": list(self.unused),
+        }  # fmt: skip
 
     def summary(self) -> list[tuple[str, str, int]]:
         """(rule with parameters, reason, number of nodes), most frequent first."""

@@ -15,8 +15,8 @@ from dlbt_core.errors import RuleContractError
 from dlbt_core.graph.facts import Facts
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in, substitute
 from dlbt_core.graph.ops import arguments
-from dlbt_core.graph.samples import SampleAxis
-from dlbt_core.rules.context import Books, RuleContext, multiply, stabilise
+from dlbt_core.graph.samples import Samples
+from dlbt_core.rules.context import Books, RuleContext, multiply, paired, share_of_epsilon, stabilise
 from dlbt_core.rules.rule import Form
 from dlbt_core.scheduler.derived import RuleCache
 from dlbt_core.scheduler.forward import ForwardRun, read_values
@@ -66,8 +66,7 @@ class BackwardProgram:
         self,
         forward: ForwardRun,
         streams: Sequence[Mapping[int, Tensor]],
-        axes: Mapping[int, SampleAxis],
-        samples: int,
+        samples: Samples,
         *,
         audit: bool = False,
         multipliers: bool = False,
@@ -83,7 +82,7 @@ class BackwardProgram:
         streams
             For each stream of messages value to multiplier: the derivative of the target by that output. All streams enter
             at the same values.
-        axes, samples
+        samples
             Where the samples of the batch lie, for the books.
         audit
             Whether to sum what comes in and goes out at each node.
@@ -92,7 +91,7 @@ class BackwardProgram:
         release
             Whether forward values may be freed on the way.
         """
-        passes = [_Pass(self, forward, Bookkeeper(self.graph, axes, samples), audit) for _ in streams]
+        passes = [_Pass(self, forward, Bookkeeper(self.graph, samples.axes, samples.count), audit) for _ in streams]
         for one, seeds in zip(passes, streams, strict=True):
             one.enter(seeds)
         for prepared in self._steps:
@@ -212,8 +211,8 @@ class _Pass:
         """The message as the rule takes it; what a conversion to a multiplier loses is booked."""
         tensor = self._as(prepared.takes, message, index)
         if message[0] == "relevance" and prepared.takes == "multiplier" and self.graph.values[index].is_floating:
-            lost = TO_MULTIPLIER_EPSILON / (self._values[index].abs() + TO_MULTIPLIER_EPSILON)
-            self.books.absorb_anyway(prepared.step.node, "epsilon", message[1] * lost, index)
+            lost = message[1] * share_of_epsilon(self._values[index], TO_MULTIPLIER_EPSILON)
+            self.books.absorb_anyway(prepared.step.node, "epsilon", lost, index)
         return tensor
 
     def _send(self, index: int, message: Message) -> None:
@@ -230,11 +229,10 @@ class _Pass:
         if have == form or form == "either" or not value.is_floating:
             return tensor
         if form == "multiplier":
-            return tensor / stabilise(self._values[index], TO_MULTIPLIER_EPSILON)
+            return tensor / stabilise(self._values[index].conj(), TO_MULTIPLIER_EPSILON)
         if value.kind == "input" or self._program.facts.has(index, "infinite"):
             return multiply(self._values[index], tensor)
-        relevance: Tensor = self._values[index] * tensor
-        return relevance
+        return paired(self._values[index], tensor)
 
     def _weigh(self, node: int, arrived: Sequence[tuple[int, Message]], sent: Sequence[tuple[int, Message]]) -> None:
         """Sum what came in and what goes out; over all samples where they cannot be told apart."""
@@ -249,7 +247,7 @@ class _Pass:
         form, tensor = message
         if form == "multiplier" and self.graph.values[index].is_floating:
             tensor = multiply(self._values[index], tensor)
-        return self.books.total(tensor, None, self.books.axes.get(index)).double()
+        return self.books.total(tensor, self.books.axes.get(index)).double()
 
     def release(self, prepared: _Prepared) -> None:
         """Free what nobody will read any more."""

@@ -13,13 +13,13 @@ from dlbt_core.composites.select import Choice, NodeView
 from dlbt_core.errors import InputError, NoRuleError, UnknownVariantError
 from dlbt_core.graph.facts import EMBEDDINGS, Facts, carriers, on_path
 from dlbt_core.graph.ir import Graph, Node, Ref
-from dlbt_core.graph.ops import packet
-from dlbt_core.rules.fallback import gradient_fallback
+from dlbt_core.graph.ops import OF_IDS, packet
+from dlbt_core.rules.fallback import gradient_fallback, ids_rule
 from dlbt_core.rules.registry import Registry
 from dlbt_core.rules.rule import Form
 from dlbt_core.scheduler.plan import Plan, Slot, Step
 
-__all__ = ["Layer", "Resolver"]
+__all__ = ["Layer", "Resolver", "describe_missing"]
 
 Missing = Callable[[str], str]
 
@@ -146,9 +146,12 @@ class Resolver:
         for index in path:
             node = self.graph.nodes[index]
             use, why = chosen[index]
-            if use is None or use.holds_constant:
+            given: Mapping[str, Any]
+            if packet(node.op) in OF_IDS and not any(self.graph.values[o].is_floating for o in node.outputs if o is not None):
+                rule, why, given = ids_rule(node.op), "arithmetic on ids", {}
+            elif use is None or use.holds_constant:
                 rule = self.registry.default(node.op, prefer)
-                given: Mapping[str, Any] = {}
+                given = {}
             else:
                 rule = self.registry.find(node.op, use.variant, prefer, why) if self.registry.knows(node.op) else None
                 given = use.parameters
@@ -165,7 +168,7 @@ class Resolver:
             slots = tuple(slot for slot in _slots(node) if self._receives(node, slot, carries))
             steps.append(Step(node, rule, rule.complete(given), why, slots))
         if missing:
-            raise NoRuleError(_describe_missing(missing, help_missing))
+            raise NoRuleError(describe_missing(missing, help_missing))
         return tuple(steps)
 
     def _receives(self, node: Node, slot: Slot, carries: frozenset[int]) -> bool:
@@ -228,7 +231,7 @@ def _with_forms(
     return tuple(reversed(found)), forms
 
 
-def _describe_missing(nodes: Sequence[Node], help_missing: Missing) -> str:
+def describe_missing(nodes: Sequence[Node], help_missing: Missing) -> str:
     """All ops without a rule, each with where it runs."""
     by_op: dict[str, list[Node]] = {}
     for node in nodes:

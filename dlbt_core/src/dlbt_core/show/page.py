@@ -12,9 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dlbt_core.explanation import Explanation
 from dlbt_core.show.colours import hexadecimal, palette
+from dlbt_core.show.matrix import Matrix, MatrixView, matrix_view
+from dlbt_core.show.pictures import LayerView
 from dlbt_core.show.views import Exhibit, view
 
-__all__ = ["HOW_TO_READ", "Exhibit", "Section", "Table", "environment", "ramp", "write_page", "write_report"]
+__all__ = ["HOW_TO_READ", "Exhibit", "Section", "Side", "Table", "environment", "ramp", "write_page", "write_report"]
 
 HOW_TO_READ = (
     "The score is one number that the model computed. Relevance splits it up: positive relevance (warm) spoke for the "
@@ -52,14 +54,39 @@ class Table:
     strong: frozenset[tuple[int, int]] = frozenset()
 
 
+@dataclass(frozen=True, eq=False)
+class Side:
+    """What stands side by side below a heading: maps in a row, or a table in colour.
+
+    Attributes
+    ----------
+    heading
+        What it shows.
+    maps
+        Pictures with their names.
+    matrix
+        Shares in rows and columns.
+    """
+
+    heading: str
+    maps: Sequence[LayerView] = ()
+    matrix: Matrix | None = None
+
+    @property
+    def table(self) -> MatrixView | None:
+        """The table, ready for the template."""
+        return None if self.matrix is None else matrix_view(self.matrix)
+
+
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: text, tables, explanations, in this order."""
+    """A part of a report: text, tables, what is set side by side, explanations, in this order."""
 
     heading: str = ""
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
     exhibits: Sequence[Exhibit] = ()
+    sides: Sequence[Side] = ()
 
 
 def write_page(
