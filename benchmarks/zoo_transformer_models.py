@@ -7,7 +7,6 @@ Weights as transformers draws them (a standard deviation of 0.02) leave nothing 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,14 +15,9 @@ from typing import Any
 import torch
 import zoo_models
 from torch import Tensor, nn
-from zoo_transformer_sizes import PIXELS, VOCABULARY, config_class, shrunk
-
-LENGTH = 8
-"""Tokens of a text. The last two are those of the future for what is explained, and padding in every second row."""
-POSITION = LENGTH - 3
-ASIDE = (81, 82)
-"""Ids that only those last two positions of an unpadded row have."""
-SAMPLES = 4000
+from zoo_transformer_given import ALONE
+from zoo_transformer_inputs import LENGTH, PIXEL_KINDS, POSITION, inputs
+from zoo_transformer_sizes import config_class, shrunk
 
 KINDS: Mapping[str, str] = {
     "causal": "CAUSAL_LM", "sequence": "SEQUENCE_CLASSIFICATION", "masked": "MASKED_LM", "seq2seq": "SEQ_TO_SEQ_CAUSAL_LM",
@@ -39,12 +33,6 @@ KINDS: Mapping[str, str] = {
 }  # fmt: skip
 """Kind to the auto mapping it comes from; the base models last, of what has no head."""
 
-PIXEL_KINDS = (
-    "image segmentation universal instance detection depth masked_image image_to_image video zero_shot backbone features "
-    "visual"
-).split()
-
-
 @dataclass(frozen=True)
 class Entry:
     """A class of transformers: its name, its kind, and the model type whose configuration it takes."""
@@ -52,6 +40,11 @@ class Entry:
     name: str
     kind: str
     model_type: str
+
+    @property
+    def batch(self) -> int:
+        """How many samples it is given."""
+        return 1 if self.name in ALONE else 2
 
     def make(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[nn.Module, dict[str, Any]]:
         """The model, drawn anew, in eval mode, and a batch of two; the same for the same seed."""
@@ -61,7 +54,7 @@ class Entry:
             torch.manual_seed(seed)
             kind = getattr(transformers, self.name)
             made_by = getattr(kind, "config_class", None) or config_class(self.model_type)
-            config = shrunk(made_by, made_by.model_type)
+            config = shrunk(made_by, made_by.model_type, self.name)
             if dtype == torch.float64:
                 config._experts_implementation = "eager"  # torch's grouped products know no float64
             model = kind(config)
@@ -70,22 +63,29 @@ class Entry:
                 raise MemoryError(f"{size:,} parameters: a size that the generic overrides miss")
             zoo_models.draw(model)
             _mild(model)
-            given = inputs(model, config, self.kind)
+            given = inputs(model, config, self.kind, self.batch, self.name)
             zoo_models.calibrate(_Whole(model), given)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         given = {k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in given.items()}
         return model.to(dtype).eval(), given
 
-    def score(self, out: Any) -> Tensor:
-        """One number per sample: the largest class, at one position of a text; of maps and hidden states likewise."""
+    def score(self, out: Any, batch: int = 2) -> Tensor:
+        """One number per sample: the largest class, at one position of a text; of maps and hidden states likewise.
+
+        Patches of all images in one sequence are taken apart by the number of samples.
+        """
         if getattr(out, "start_logits", None) is not None:
-            return out.start_logits[:, POSITION] + out.end_logits[:, POSITION]  # type: ignore[no-any-return]
+            both = out.start_logits[..., POSITION] + out.end_logits[..., POSITION]
+            return both.flatten(1).sum(1) if both.dim() > 1 else both  # type: ignore[no-any-return]
         if getattr(out, "logits_per_image", None) is not None:
             return out.logits_per_image.diagonal()  # each image with its own text
         found = _main_output(out)
+        found = found[0] if found.shape[0] == 1 != batch and found.dim() > 2 else found
+        if found.shape[0] != batch and found.shape[0] % batch == 0:
+            found = found.unflatten(0, (batch, -1))
         if found.dim() == 3 and self.kind not in PIXEL_KINDS:
-            return found[:, min(POSITION, found.shape[1] - 1)].amax(-1)
+            return found[:, max(found.shape[1] - LENGTH + POSITION, 0)].amax(-1)
         return found.amax(1).flatten(1).mean(1) if found.dim() > 2 else found.flatten(1).amax(1)
 
 
@@ -142,107 +142,11 @@ def _mild(model: nn.Module) -> None:
                 parameter.fill_(1.0)
 
 
-# -- inputs -------------------------------------------------------------------------------------------------------------
-
-
-def inputs(model: Any, config: Any, kind: str, batch: int = 2) -> dict[str, Any]:
-    """Random inputs for what ``forward`` takes; every second row of a text is padded."""
-    taken = inspect.signature(model.forward).parameters
-    main = getattr(model, "main_input_name", "input_ids")
-    found: dict[str, Any] = {"use_cache": False} if "use_cache" in taken else {}
-    if "input_ids" in taken and (main == "input_ids" or kind == "zero_shot") and kind not in PIXEL_KINDS[:-4]:
-        found |= _text(taken, config, kind, batch)
-    if "bbox" in taken and "input_ids" in found:
-        corners = torch.randint(0, 30, (*found["input_ids"].shape, 2))
-        found["bbox"] = torch.cat([corners, corners + 5], -1)
-    if "pixel_values" in taken and (kind in PIXEL_KINDS or main == "pixel_values" or "input_ids" not in found):
-        found["pixel_values"] = _pixels(config, kind, batch)
-    for name, maker in (("input_values", _waves), ("input_features", _features)):
-        if name in taken and "input_ids" not in found:
-            found[name] = maker(config, batch)
-    if "decoder_input_ids" in taken and getattr(config, "is_encoder_decoder", False):
-        found["decoder_input_ids"] = torch.randint(10, 80, (batch, LENGTH))
-    if "inputs" in taken and not found.keys() - {"use_cache"}:
-        found |= {"inputs": _ids(config, batch)}
-    if not any(isinstance(v, Tensor) for v in found.values()):
-        raise NotImplementedError(f"no inputs known for {', '.join(list(taken)[:4])}")
-    return found
-
-
-def _ids(config: Any, batch: int) -> Tensor:
-    ids = torch.randint(10, 80, (batch, LENGTH))
-    ids[0::2, -2:] = torch.tensor(ASIDE)
-    ids[1::2, -2:] = pad_of(config)
-    return ids
-
-
-def pad_of(config: Any) -> int:
-    """The id of padding."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = getattr(text, "pad_token_id", None)
-    return found if isinstance(found, int) and 0 <= found < VOCABULARY else 0
-
-
-def _text(taken: Mapping[str, Any], config: Any, kind: str, batch: int) -> dict[str, Any]:
-    ids = _ids(config, batch)
-    if kind in ("sequence", "question") and getattr(config, "is_encoder_decoder", False):
-        ids[:, POSITION] = config.eos_token_id  # where such a model looks for the whole text
-    found = {"input_ids": ids}
-    if "attention_mask" in taken:
-        mask = torch.ones_like(ids)
-        mask[1::2, -2:] = 0
-        found["attention_mask"] = mask
-    if kind == "choice":  # the two differ in a token
-        found = {k: v[:, None].expand(-1, 2, -1).clone() for k, v in found.items()}
-        found["input_ids"][:, 1, 1] = torch.randint(10, 80, (batch,))
-    return found
-
-
-def _within(config: Any, *names: str) -> Any:
-    """A field of the configuration, or of the one for vision or audio in it."""
-    parts = [
-        getattr(config, n, None)
-        for n in ("vision_config", "audio_config", "encoder", "backbone_config", "encoder_config")
-    ]
-    for part in (config, *parts):
-        for name in names:
-            found = getattr(part, name, None) if part is not None else None
-            if found is not None:
-                return found
-    return None
-
-
-def _pixels(config: Any, kind: str, batch: int) -> Tensor:
-    size = _within(config, "image_size", "img_size", "input_size") or PIXELS
-    high, wide = (size[-2:] if len(size) > 1 else size * 2) if isinstance(size, (list, tuple)) else (size, size)
-    channels = _within(config, "num_channels", "in_channels", "in_chans", "num_input_channels") or 3
-    frames = (_within(config, "num_frames", "frames_per_clip") or 4,) if kind == "video" else ()
-    return torch.randn(batch, *frames, channels if isinstance(channels, int) else 3, high, wide)
-
-
-def _waves(config: Any, batch: int) -> Tensor:
-    bins = _within(config, "num_mel_bins")
-    if bins and _within(config, "max_length"):  # a spectrogram
-        return torch.randn(batch, _within(config, "max_length"), bins)
-    return torch.randn(batch, SAMPLES)
-
-
-def _features(config: Any, batch: int) -> Tensor:
-    positions = _within(config, "max_source_positions")
-    bins = (
-        _within(config, "num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim", "input_channels")
-        or 16
-    )
-    if positions and _within(config, "input_feat_per_channel") is None:
-        return torch.randn(batch, bins, 2 * positions)
-    return torch.randn(batch, 60, bins)
-
-
 # -- outputs ------------------------------------------------------------------------------------------------------------
 
 _OUTPUTS = (
     "logits logits_per_image class_queries_logits prediction_logits seq_relationship_logits predicted_depth reconstruction "
-    "last_hidden_state image_embeds pooler_output feature_maps"
+    "last_hidden_state image_embeds pooler_output feature_maps audio_values mean_predictions"
 ).split()
 
 
@@ -272,7 +176,7 @@ def gradient(entry: Entry, model: Any, given: Mapping[str, Any]) -> Callable[[],
         tables = [] if leaves else [module for module in model.modules() if isinstance(module, nn.Embedding)]
         handles = [table.register_forward_hook(catch) for table in tables]
         try:
-            score = entry.score(model(**{**given, **leaves})).sum()
+            score = entry.score(model(**{**given, **leaves}), entry.batch).sum()
             return torch.autograd.grad(score, caught, allow_unused=True) if score.requires_grad else score
         finally:
             for handle in handles:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from zoo_transformer_fixes import BEFORE, CLASSES, FIXES
+
 __all__ = ["PIXELS", "VOCABULARY", "config_class", "shrunk"]
 
 VOCABULARY = 100
@@ -13,7 +15,7 @@ PIXELS = 64
 
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_|n_)?(feat_extract|conv).*layers|num_feature_levels|num_codebooks|.*scale_embedding.*", 0),  # 0: as it is
-    (r".*vocab_size(_or_config_json_file)?", VOCABULARY),
+    (r".*vocab_size(_or_config_json_file|_per_layer_input)?", VOCABULARY),
     (r"(num_|n_)?(key_value|kv)_heads|num_key_value_.*|num_query_groups|.*_num_key_value_heads|.*_num_kv_heads", 2),
     (r"(mamba|ssm|linear).*(head_dim|d_head|n_heads|num_heads|key_heads|value_heads)", 0),
     (r".*(n|num)_(.*_)?heads?|n_head|heads|.*attention_heads", 4),
@@ -42,7 +44,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"num_frames|num_frames_.*|fpc", 4),
     (r"(img|image|input|pretrain_img)_size|input_resolution", PIXELS),
     (r".*(hidden_size|d_model|n_embd|emb_dim|embed_dim|embedding_size|hidden_dim|d_embed|model_dim|projection_dim|"
-     r"projection_size|proj_dim|output_dim|feature_size|channels|_dim|d_latents|embed_size|width|embedding_dim|head_hidden.*"
+     r"projection_size|proj_dim|output_dim|feature_size|channels|_dim|d_latents|pooler_output_size|hidden_size_per_layer_input|embed_size|width|embedding_dim|head_hidden.*"
      r"|lru_width|.*_hidden_size.*|dim|feature_dim)", 32),
 )  # fmt: skip
 """Field to size; the first that fits. Nothing is made larger."""
@@ -53,9 +55,11 @@ _KEPT = re.compile(
     r"num_labels|token_type.*|n_channels|image_channels|audio_channels|q_channels|out_features|block_out.*|"
     r"quant.*dim|codebook_dim|.*kernel.*|.*stride.*"
 )
-_MROPE = re.compile("vl|4v|omni|ocr|46v")
+_MROPE = re.compile("vl|4v|omni|ocr|46v|glm_image|cosmos3_edge_text")
 """Model types whose positions have three parts."""
 _ABOUT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation_autoset")
+_UNSET = {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts": 4}
+"""What a mixture of experts needs that its configuration leaves open."""
 _SPECIAL = re.compile(r".*token_id|.*token_index|.*_token_ids?|.*_id")
 
 
@@ -65,43 +69,136 @@ def config_class(model_type: str) -> Any:
     return CONFIG_MAPPING[model_type]
 
 
-def shrunk(made_by: Any, model_type: str) -> Any:
-    """A configuration with all sizes small."""
-    given = _overrides(made_by().to_dict() | _nested(made_by()), FIXES.get(model_type, {}))
-    return made_by(**given)
+def shrunk(made_by: Any, model_type: str, name: str = "") -> Any:
+    """A configuration with all sizes small, with what the family and the class of that name need besides."""
+    start = BEFORE.get(model_type, {})
+    plain = made_by(**start)
+    fixes = _merged(FIXES.get(model_type, {}), CLASSES.get(name, {}))
+    return made_by(**_merged(start, _overrides(plain.to_dict() | _nested(plain), fixes)))
 
 
 def _nested(config: Any) -> dict[str, Any]:
     return {k: v.to_dict() | _nested(v) for k, v in vars(config).items() if hasattr(v, "to_dict")}
 
 
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the second where they differ; mappings of both likewise, unless the second names another model type."""
+    found = dict(first)
+    for name, value in second.items():
+        before = found.get(name)
+        whole = isinstance(value, Mapping) and isinstance(before, Mapping)
+        if whole and value.get("model_type") in (None, before.get("model_type")):
+            value = _merged(before, value)
+        found[name] = value
+    return found
+
+
 def _overrides(fields: Mapping[str, Any], fixes: Mapping[str, Any]) -> dict[str, Any]:
     """New values by field, nested as the fields are."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        new = value
-        if isinstance(value, Mapping):
-            if name.endswith(("config", "encoder", "decoder", "generator")) or name in ("text", "vision"):
-                plain = {k: v for k, v in value.items() if isinstance(v, (bool, str)) and k not in _ABOUT}
-                new = {**plain, **_overrides(value, {})}
-            elif name == "rope_parameters" and _MROPE.search(str(fields.get("model_type"))):
-                new = {**value, "mrope_section": [2, 1, 1]}
-            else:
-                continue
-        elif isinstance(value, (bool, str)) or value is None:
-            new = 0 if name == "pad_token_id" else value
-        elif isinstance(value, int):
-            new = _number(name, value)
-            if name.endswith("key_value_heads") and value == fields.get(name.replace("key_value", "attention")):
-                new = 4  # as many as there are heads for queries
-        elif isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value):
-            new = _numbers(name, list(value))
+        new = _field(fields, name, value)
         if new != value:
             found[name] = new
-    for name, value in fixes.items():
-        whole = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
-        found[name] = {**found[name], **value} if whole else value
+    return _merged(_related(fields, found | layers(fields)), fixes)
+
+
+def _field(fields: Mapping[str, Any], name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if name.endswith(("config", "encoder", "decoder", "generator")) or name in ("text", "vision"):
+            same = {k: v for k, v in value.items() if _carried(v) and k not in _ABOUT}
+            return {**same, **_overrides(value, FIXES.get(str(value.get("model_type")), {}))}
+        return value
+    if name == "pad_token_id" and value is None:
+        return 0
+    if value is None and name in _UNSET and fields.get("moe_intermediate_size"):
+        return _UNSET[name]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        whole = name.endswith("key_value_heads") and value == fields.get(name.replace("key_value", "attention"))
+        return 4 if whole else _number(name, value)  # as many as there are heads for queries
+    if isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value):
+        return _numbers(name, list(value))
+    return value
+
+
+def _carried(value: Any) -> bool:
+    """Whether a field of a nested configuration is to be said: it may differ from that class's own default."""
+    return value is not None and not hasattr(value, "to_dict") and value not in ((), [], {})
+
+
+def layers(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Two layers, or one of each type; each list with an entry per layer cut to those; stages that are layers counted."""
+    name = next((n for n in ("num_hidden_layers", "num_layers", "n_layer") if type(fields.get(n)) is int), "")
+    count = fields.get(name, 0)
+    if count < 2 or "depths" in fields:
+        return {}
+    taken = fields.get("out_indices") or fields.get("backbone_out_indices") or ()
+    if len(taken) > 1 or (taken and fields.get("out_features")):  # each of the features asked for from a layer of its own
+        kept = max(2, len(taken))
+        found: dict[str, Any] = {name: kept}
+        if "stage_names" in fields or fields.get("out_features"):
+            found["out_indices"] = list(range(kept + 1))[-len(taken) :]
+            found["out_features"] = [f"stage{k}" for k in found["out_indices"]]
+        else:
+            found["out_indices" if fields.get("out_indices") else "backbone_out_indices"] = list(range(len(taken)))
+        return found
+    lists = {k: v for k, v in fields.items() if isinstance(v, (list, tuple)) and len(v) == count and count > 2}
+    kinds = list(zip(*(lists[k] for k in ("layer_types", "layers_block_type", "mlp_layer_types") if k in lists), strict=True))
+    if not kinds:
+        return {}
+    kept = sorted({kinds.index(kind) for kind in kinds})
+    kept += [k for k in range(count) if k not in kept][: max(0, 2 - len(kept))]
+    kept.sort()
+    cut = {k: [_number(k, v[i]) if type(v[i]) is int else v[i] for i in kept] for k, v in lists.items()}
+    if fields.get("per_layer_config"):
+        own = {f"{place:02}": fields["per_layer_config"].get(f"{k:02}") for place, k in enumerate(kept)}
+        plain = {k: v for k, v in fields.items() if not isinstance(v, (list, tuple, Mapping))}
+        same = {k: _overrides({**plain, **v}, {}) for k, v in own.items() if v}
+        cut["per_layer_config"] = {k: {n: same[k].get(n, v) for n, v in own[k].items()} for k in same}
+    return {name: len(kept), **cut}
+
+
+def _related(fields: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """With what follows from other fields."""
+    now = {**fields, **found}
+    if "qk_nope_head_dim" in fields:
+        parts = ("qk_nope_head_dim", "qk_rope_head_dim")
+        for name in ("qk_head_dim", "head_dim"):
+            if fields.get(name) == sum(fields[p] for p in parts):
+                found[name] = sum(now[p] for p in parts)
+    if "depths" in fields:
+        found |= _staged(fields, now)
+    if "window_size" in found and "spatial_merge_size" in fields:
+        found["window_size"] = 2 * now["spatial_merge_size"] * now["patch_size"]
+    rope = fields.get("rope_parameters")
+    if isinstance(rope, Mapping):
+        new = {k: _rope(v, found) if isinstance(v, Mapping) else v for k, v in _rope(rope, found).items()}
+        if _MROPE.search(str(fields.get("model_type"))):
+            new["mrope_section"] = [2, 1, 1]
+        if new != rope:
+            found["rope_parameters"] = new
     return found
+
+
+def _staged(fields: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """As many layers as stages, and the width after all of them."""
+    stages = len(fields["depths"])
+    found: dict[str, Any] = {}
+    if fields.get("num_layers") == stages:
+        found["num_layers"] = stages
+    if fields.get("hidden_size") == fields.get("embed_dim", 0) * 2 ** (stages - 1):
+        found["hidden_size"] = now["embed_dim"] * 2 ** (stages - 1)
+    return found
+
+
+def _rope(rope: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Positions of three parts, in half of 8 channels; heads are wider where only some of their channels rotate."""
+    factor = rope.get("partial_rotary_factor")
+    if "mrope_section" in rope and factor:
+        found["head_dim"] = int(8 / factor)
+    return {**rope, "mrope_section": [2, 1, 1]} if "mrope_section" in rope else dict(rope)
 
 
 def _number(name: str, value: int) -> int:
@@ -124,38 +221,12 @@ def _numbers(name: str, values: list[int]) -> list[int]:
         return [1 for _ in values]
     if re.fullmatch(r".*heads", name):
         return [min(v, 2) for v in values]
-    if re.fullmatch(
-        r".*(window_size|patch_size|strides?|kernel.*|paddings?|ratios?|dilation|indices|index.*|indexes)", name
-    ):
+    if re.fullmatch(r".*(window_size|patch_size|paddings?|ratios?|dilation|indices|index.*)|.*(stride|kernel).*", name):
         return values
     if re.fullmatch(r".*(image|img)_size|input_size", name):
         return [PIXELS for _ in values]
     if _SPECIAL.fullmatch(name):
         return [85 + v % 15 for v in values]
-    if re.fullmatch(r".*(dims?|sizes|channels|filters|width)", name) and min(values) > 3:
-        return [32 if len(set(values)) == 1 else 16 * 2 ** min(k, 2) for k in range(len(values))]
+    if re.fullmatch(r".*(dims?|sizes|channels|filters|width)", name):
+        return [min(v, 32) for v in values]
     return values
-
-
-_MAMBA2 = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 4}
-_HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_ssm": 64}
-_STAGES = {
-    "num_hidden_layers": 4,
-    "out_indices": [1, 2, 3, 4],
-    "out_features": ["stage1", "stage2", "stage3", "stage4"],
-}
-FIXES: dict[str, dict[str, Any]] = {
-    "mamba2": _MAMBA2, "bamba": _HYBRID, "falcon_h1": _HYBRID,
-    "granitemoehybrid": {**_HYBRID, "layer_types": ["mamba", "attention"]},
-    "zamba2": {"n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1},
-    "xmod": {"default_language": "en_XX"}, "lilt": {"hidden_size": 48},
-    "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 32, "true_hidden_size": 32},
-    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]}, "ministral": {"head_dim": 8},
-    "nemotron": {"head_dim": 8, "num_key_value_heads": 2}, "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "esm": {"vocab_size": 100, "mask_token_id": 84, "pad_token_id": 0},
-    "layoutlmv3": {"coordinate_size": 6, "shape_size": 4},
-    "mamba": {"time_step_rank": 4}, "falcon_mamba": {"time_step_rank": 4},
-    "funnel": {"block_sizes": [1, 1, 1]}, "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
-    **{name: {"backbone_config": _STAGES} for name in ("depth_anything", "prompt_depth_anything", "zoedepth")},
-}  # fmt: skip
-"""What some families need besides."""

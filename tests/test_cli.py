@@ -54,7 +54,7 @@ def test_version(run):
 def test_help_lists_the_commands(run):
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("demo", "plugins", "rules", "composites", "show"):
+    for command in ("demo", "plugins", "rules", "composites", "plan", "coverage", "diff", "compare", "doctor", "show"):
         assert command in result.stdout
 
 
@@ -101,6 +101,21 @@ def test_rules(run):
     assert f"{len(rows)} rules" in result.stdout
 
 
+def test_rules_name_who_brought_them(run):
+    (row,) = json.loads(run("rules", "--op", "aten.linear", "--variant", "gamma", "--json").stdout)
+    assert list(row) == [
+        "op", "variant", "default", "plugin", "distribution", "version", "parameters", "takes", "gives", "absorbs", "location",
+        "summary",
+    ]  # fmt: skip
+    assert (row["plugin"], row["distribution"], row["version"]) == ("core", "dlbt-core", "0.1.0")
+    path, _, line = row["location"].rpartition(":")
+    with open(path, encoding="utf-8") as file:
+        assert any("def " in text for text in file.readlines()[int(line) - 1 :][:12])
+    table = run("rules", "--op", "aten.linear", "--variant", "gamma").stdout
+    assert "core (dlbt-core 0.1.0)" in table
+    assert f"rules/builtin/signed.py:{line}" in table
+
+
 def test_no_rules_that_fit(run):
     assert json.loads(run("rules", "--op", "nope", "--json").stdout) == []
     assert "0 rules" in run("rules", "--op", "nope").stdout
@@ -115,6 +130,23 @@ def test_composites(run):
     assert "its plan names" in run("composites", "auto").stdout
 
 
+def test_composites_as_json(run, tmp_path):
+    rows = {row["name"]: row for row in json.loads(run("composites", "--json").stdout)}
+    assert rows["epsilon"] == {
+        "name": "epsilon", "summary": rows["epsilon"]["summary"], "plugin": "core", "distribution": "dlbt-core",
+        "version": "0.1.0", "parameters": {"epsilon": 1e-6}, "chosen_by_graph": False,
+    }  # fmt: skip
+    assert rows["auto"]["chosen_by_graph"]
+    assert rows["cp_lrp"]["plugin"] == "nlp"
+    one = json.loads(run("composites", "epsilon", "--json").stdout)
+    assert one["choices"][-1] == {"select": {"has": "epsilon"}, "use": "epsilon", "parameters": {"epsilon": 1e-6}}
+    assert dlbt.Composite.from_toml(one["toml"]) == dlbt.composite("epsilon")
+    assert json.loads(run("composites", "auto", "--json").stdout)["choices"] is None
+    (tmp_path / "mine.toml").write_text(one["toml"].replace('"epsilon"', '"mine"', 1))
+    assert run("composites", str(tmp_path / "mine.toml")).stdout.startswith("composite mine\n")
+    assert json.loads(run("composites", str(tmp_path / "mine.toml"), "--json").stdout)["choices"] == one["choices"]
+
+
 def test_errors_are_shown_without_a_traceback(run):
     result = run("composites", "nope")
     assert result.exit_code == 2
@@ -127,6 +159,16 @@ def test_show(run, saved):
     assert result.exit_code == 0
     assert "ledger" in result.stdout
     assert "aten.linear" in result.stdout
+
+
+def test_show_as_json(run, saved):
+    found = json.loads(run("show", str(saved), "--json").stdout)
+    assert list(found) == ["target", "picked", "score", "composite", "inputs", "ledger", "plan"]
+    explanation = dlbt.load(saved)
+    assert found["score"] == explanation.score.tolist()
+    assert found["inputs"] == [{"name": "input", "shape": [2, 4], "sum": explanation.ledger.inputs["input"].tolist()}]
+    assert found["ledger"]["error"] == explanation.ledger.error
+    assert [row["node"] for row in found["plan"]] == ["linear", "relu", "linear_1"]
 
 
 def test_show_writes_a_page(run, saved, tmp_path):

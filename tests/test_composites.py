@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +89,102 @@ def test_a_context_is_of_its_thread() -> None:
     assert seen == [0.0]
 
 
+def used_epsilon(explainer: dlbt.Explainer) -> float:
+    return float(explainer.plan(X).steps[0].parameters["epsilon"])
+
+
+def in_context(value: float, **options: Any) -> Any:
+    return dlbt.use_rules((dlbt.Select(op="aten.linear"), epsilon(value)), **options)
+
+
+def test_a_context_is_of_its_async_task() -> None:
+    """Tasks take turns inside their blocks; each sees its own choices, and those of who started it."""
+    explainer = dlbt.Explainer(net(), "attnlrp")
+
+    async def one(value: float | None, steps: int) -> list[float]:
+        seen = []
+        for _ in range(steps):
+            if value is None:
+                seen.append(used_epsilon(explainer))
+                await asyncio.sleep(0)
+                continue
+            with in_context(value):
+                await asyncio.sleep(0)
+                seen.append(used_epsilon(explainer))
+                await asyncio.sleep(0)
+        return seen
+
+    async def all_of_them() -> list[list[float]]:
+        with in_context(0.5):
+            return await asyncio.gather(one(0.1, 3), one(0.2, 3), one(None, 3))
+
+    assert asyncio.run(all_of_them()) == [[0.1] * 3, [0.2] * 3, [0.5] * 3]
+    assert used_epsilon(explainer) == 0.0
+
+
+def test_a_context_goes_along_where_python_takes_it() -> None:
+    """Into ``asyncio.to_thread``, which copies the context; not into a plain thread; a decorator is a block, too."""
+    explainer = dlbt.Explainer(net(), "attnlrp")
+
+    async def elsewhere() -> float:
+        with in_context(0.5):
+            return await asyncio.to_thread(used_epsilon, explainer)
+
+    assert asyncio.run(elsewhere()) == 0.5
+
+    @in_context(0.25)
+    def decorated() -> float:
+        return used_epsilon(explainer)
+
+    assert [decorated(), used_epsilon(explainer), decorated()] == [0.25, 0.0, 0.25]
+
+
+def test_threads_do_not_see_each_other() -> None:
+    explainer, seen = dlbt.Explainer(net(), "attnlrp"), {}
+    inside = threading.Barrier(3)
+
+    def other(value: float) -> None:
+        with in_context(value):
+            inside.wait(timeout=30)
+            seen[value] = used_epsilon(explainer)
+            inside.wait(timeout=30)
+
+    threads = [threading.Thread(target=other, args=(value,)) for value in (0.1, 0.2)]
+    for thread in threads:
+        thread.start()
+    inside.wait(timeout=30)
+    assert used_epsilon(explainer) == 0.0
+    inside.wait(timeout=30)
+    for thread in threads:
+        thread.join()
+    assert seen == {0.1: 0.1, 0.2: 0.2}
+
+
+def test_a_context_ends_with_its_block_whatever_happens() -> None:
+    explainer = dlbt.Explainer(net(), "attnlrp")
+    with in_context(0.5):
+        with pytest.raises(ZeroDivisionError), in_context(0.1):
+            1 / (used_epsilon(explainer) - 0.1)  # which is 0 in this block alone
+        assert used_epsilon(explainer) == 0.5
+        with in_context(0.2, inherit=False), dlbt.use_rules(inherit=False):
+            assert used_epsilon(explainer) == 0.0
+    assert used_epsilon(explainer) == 0.0
+
+
+@pytest.mark.parametrize("choice", [3, dlbt.Select(), (dlbt.Select(),), (dlbt.Use("flat"), dlbt.Select())])
+def test_what_is_no_choice(choice: Any) -> None:
+    message = f"a choice is a pair (Select(...), Use(...)), not {choice!r}."
+    with pytest.raises(DlbtError) as caught, dlbt.use_rules(choice):
+        pass
+    assert str(caught.value) == message
+    with pytest.raises(DlbtError) as caught:
+        dlbt.explain(net(), X, rules=[choice])
+    assert str(caught.value) == message
+    with pytest.raises(DlbtError) as caught:
+        dlbt.explain(net(), X, rules=3)  # type: ignore[arg-type]
+    assert str(caught.value) == "rules are a list of pairs (Select(...), Use(...)), not 3."
+
+
 def test_but_and_equality() -> None:
     choice = (dlbt.Select(op="aten.linear"), epsilon(0.5))
     more = EPSILON.but(choice)
@@ -126,6 +224,72 @@ def test_toml_round_trip(composite: dlbt.Composite, tmp_path: Path) -> None:
 def test_toml_errors(text: str, message: str) -> None:
     with pytest.raises(DlbtError, match=message):
         dlbt.Composite.from_toml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = 3", "composite: 'name' is a string, not 3."),
+        ("name = 'x'\nchoice = 'epsilon'", "composite: 'choice' is a list, not 'epsilon'."),
+        ("name = 'x'\nchoice = ['a']", "composite, choice 1 is 'a', not a table. Write [[choice]] above each choice."),
+        ("name = 'x'\n[[choice]]\nuse = 3", "composite, choice 1: 'use' is a string, not 3."),
+        ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = {op = 3}", "composite, choice 1: 'op' is a string or a list, not 3."),
+        ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = {first = 1}", "composite, choice 1: 'first' is true or false, not 1."),
+    ],
+)
+def test_toml_of_the_wrong_type(text: str, message: str) -> None:
+    with pytest.raises(DlbtError) as caught:
+        dlbt.Composite.from_toml(text)
+    assert str(caught.value) == message
+
+
+def test_a_file_is_as_good_as_a_name(tmp_path: Path) -> None:
+    """Wherever a composite is taken; read where it is named, so that an edited file is seen by the next call."""
+    path = tmp_path / "mine.toml"
+
+    def write(value: float) -> None:
+        path.write_text(dlbt.Composite("mine", ((dlbt.Select(op="aten.linear"), epsilon(value)),)).to_toml())
+
+    def used(found: dlbt.Explanation) -> tuple[str, float]:
+        return found.plan.composite_name, float(found.plan.steps[0].parameters["epsilon"])
+
+    write(0.1)
+    for given in (path, str(path)):
+        assert used(dlbt.explain(net(), X, composite=given)) == ("mine", 0.1)
+        assert used(dlbt.Explainer(net())(X, composite=given)) == ("mine", 0.1)
+        assert dlbt.composite(str(given)) == dlbt.Composite.from_toml(path)
+    explainer = dlbt.Explainer(net(), path)
+    write(0.2)
+    assert used(explainer(X)) == ("mine", 0.1)
+    assert used(explainer(X, composite=path)) == ("mine", 0.2)
+    write(0.3)
+    assert used(explainer(X, composite=str(path))) == ("mine", 0.3)
+    with pytest.raises(dlbt.errors.UnknownParameterError) as caught:
+        dlbt.composite(str(path), epsilon=1.0)
+    assert str(caught.value) == f"the composite {str(path)!r} has no parameters."
+
+
+def test_a_file_that_holds_no_composite(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    with pytest.raises(DlbtError) as caught:
+        dlbt.explain(net(), X, composite=str(path))
+    assert str(caught.value) == (
+        f"no composite can be read from {str(path)!r}: No such file or directory.\n"
+        "  fix  the path of a file that Composite.to_toml() has written."
+    )
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DlbtError) as caught:
+        dlbt.Explainer(net(), path)
+    assert str(caught.value) == f"{path} is not TOML: it is not text in UTF-8."
+
+
+def test_what_is_no_composite() -> None:
+    with pytest.raises(DlbtError) as caught:
+        dlbt.explain(net(), X, composite=3)
+    assert str(caught.value) == (
+        "a composite is a name, a Composite or the path of a TOML file, not 3.\n"
+        "  fix  composite='epsilon', composite=Composite(...), or composite='mine.toml'; 'dlbt composites' lists the names."
+    )
 
 
 def test_auto_says_what_it_chose_and_why() -> None:

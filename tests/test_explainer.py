@@ -256,8 +256,8 @@ def test_progress_is_shown_if_asked_for(capsys: pytest.CaptureFixture[str]) -> N
 def test_public_names() -> None:
     """What is in `__all__` is what we promise."""
     assert dlbt.__all__ == [
-        "Composite", "Explainer", "Explanation", "Ledger", "Plan", "PluginInfo", "Plugins", "RuleContext", "RuleSet",
-        "Select", "Use", "__version__", "composite", "default_plugins", "errors", "explain", "hookimpl", "load",
-        "reload_plugins", "target", "use_rules",
+        "Comparison", "Composite", "Explainer", "Explanation", "Ledger", "Plan", "PluginInfo", "Plugins", "RuleContext",
+        "RuleSet", "Select", "Use", "__version__", "compare", "composite", "default_plugins", "errors", "explain",
+        "hookimpl", "load", "reload_plugins", "target", "use_rules",
     ]  # fmt: skip
     assert all(hasattr(dlbt, name) for name in dlbt.__all__)

@@ -98,7 +98,7 @@ def test_a_figure_that_there_is_not(of_bert: TextExplanation) -> None:
     with pytest.raises(InputError) as caught:
         of_bert.figure("nope")
     assert str(caught.value) == (
-        "no figure 'nope'.\n  fix  kind= one of: 'tokens', 'words', 'layers', 'heads', 'token_map'."
+        "no figure 'nope'.\n  fix  kind= one of: 'tokens', 'words', 'layers', 'heads', 'experts', 'token_map'."
     )
     for make in (of_bert.figure, of_bert.exhibit):
         with pytest.raises(InputError) as caught:

@@ -96,6 +96,8 @@ STATISTICS: dict[str, tuple[Spelling, str]] = {
     "layer_var_mean": (_var_mean, "rsqrt"),
     "layer_std_mean": (_std_mean, "add"),
     "layer_fast_variance": (_fast_variance, "rsqrt"),
+    "einsum_with_itself": (lambda x: x * torch.rsqrt(torch.einsum("btd,btd->bt", x, x)[..., None] + 1e-6), "rsqrt"),
+    "matmul_with_itself": (lambda x: x / torch.sqrt(x[..., None, :] @ x[..., None] + 1e-6).squeeze(-1), "squeeze"),
 }
 
 
@@ -141,6 +143,8 @@ NO_STATISTICS: dict[str, Spelling] = {
     "batch_norm_by_hand": lambda x: (x - W) / torch.sqrt(W + 1e-5) * W,
     "square": lambda x: x * x,
     "cube": lambda x: x * x.pow(2),
+    "product_of_all_rows": lambda x: x[:, :, :5] / (x @ x.mT),
+    "einsum_of_all_rows": lambda x: x[:, :, :5] / torch.einsum("bid,bjd->bij", x, x),
     "norm_as_output": lambda x: x.norm(dim=-1),
     "deviation_pooling": lambda x: torch.cat([x.mean(1), x.std(1)], -1),
 }
@@ -179,11 +183,15 @@ def test_an_activation_that_is_spelled_out_has_a_gate(name: str) -> None:
     assert _named(model, "self_gate") == [value]
 
 
-@pytest.mark.parametrize("name", ["gelu_new", "gelu_fast", "quick_gelu", "gelu_python"])
-def test_activations_of_transformers_have_a_gate(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "gates"),
+    [("gelu_new", ["add_1"]), ("gelu_fast", ["add", "add_1"]), ("quick_gelu", ["sigmoid"]), ("gelu_python", ["add"])],
+)
+def test_activations_of_transformers_have_a_gate(name: str, gates: list[str]) -> None:
+    """The one that scales x; that of ``gelu_fast`` is made of another such product."""
     from transformers.activations import ACT2FN
 
-    assert len(_named(ACT2FN[name], "self_gate")) == 1
+    assert _named(ACT2FN[name], "self_gate") == gates
 
 
 def _halves(x: Tensor) -> Tensor:
@@ -245,12 +253,20 @@ ATTENTIONS: dict[str, Spelling] = {
     "view": lambda q: torch.softmax(_scores(q), -1).view(8, 5, 5) @ q.view(8, 5, 8),
     "head_mask": lambda q: (torch.softmax(_scores(q), -1) * torch.ones(4, 1, 1)) @ q,
     "pooling": lambda q: torch.softmax(q.mean(-1), -1).unsqueeze(-2) @ q,
+    "pooling_by_sum": lambda q: (torch.softmax(q.mean(-1), -1).unsqueeze(-1) * q).sum(-2),
+    "product_and_sum": lambda q: (torch.softmax(_scores(q), -1)[..., None] * q.unsqueeze(-3)).sum(-2),
+    "where": lambda q: torch.where(q[..., :5] > 9, 0.0, torch.softmax(_scores(q), -1)) @ q,
+    "linear": lambda q: F.linear(torch.softmax(q[0, 0] @ q[0, 0].mT, -1), q[0, 0].mT),
+    "mm": lambda q: torch.softmax(q[0, 0] @ q[0, 0].mT, -1).mm(q[0, 0]),
+    "no_nan": lambda q: torch.nan_to_num(torch.softmax(_scores(q), -1)) @ q,
 }
 NO_ATTENTIONS: dict[str, Spelling] = {
     "class_probabilities": lambda q: torch.softmax(q, -1),
     "head_behind_softmax": lambda q: F.linear(torch.softmax(q, -1), A),
     "memory_of_constants": lambda q: torch.softmax(q, -1) @ A,
     "sigmoid": lambda q: torch.sigmoid(_scores(q)) @ q,
+    "picked_experts": lambda q: (torch.softmax(q, -1).gather(-1, q.argsort(-1)[..., :2])[..., None] * q[..., None, :]).sum(-2),
+    "a_sum_of_something_else": lambda q: torch.softmax(_scores(q), -1)[..., :1] * q + q.sum(-1, keepdim=True),
 }
 
 
@@ -258,6 +274,60 @@ NO_ATTENTIONS: dict[str, Spelling] = {
 def test_attention_weights_mix_other_values(name: str) -> None:
     model = {**ATTENTIONS, **NO_ATTENTIONS}[name]
     assert _named(model, "attention_weights", torch.randn(2, 4, 5, 8)) == (["softmax"] if name in ATTENTIONS else [])
+
+
+def _by_hand(x: Tensor) -> Tensor:
+    e = (x - x.amax(-1, keepdim=True)).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+def _masked_by_hand(x: Tensor) -> Tensor:
+    e = torch.exp(x) * torch.ones(5, 5).tril(3)
+    return e / (e.sum(-1, keepdim=True) + 1e-9)
+
+
+def _renormalised(x: Tensor) -> Tensor:
+    weights = torch.softmax(x, -1).masked_fill(torch.eye(5).bool(), 0.0)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+
+
+SPELLED: dict[str, tuple[Spelling, list[str]]] = {
+    "by_hand": (_by_hand, ["div", "exp"]),
+    "masked": (_masked_by_hand, ["div", "exp"]),
+    "twice": (lambda x: x.exp() / x.exp().sum(-1, keepdim=True), ["div", "exp", "exp_1"]),
+    "of_logs": (lambda x: torch.log_softmax(x, -1).exp(), ["exp"]),
+    "logsumexp": (lambda x: torch.exp(x - torch.logsumexp(x, -1, keepdim=True)), ["exp"]),
+    "renormalised": (_renormalised, ["div"]),
+}
+
+
+@pytest.mark.parametrize("name", list(SPELLED))
+def test_a_softmax_that_is_spelled_out_has_steps(name: str) -> None:
+    """Its last step is what attention's weights are then; and no exponential of it is a decay of a state space model."""
+    softmax, steps = SPELLED[name]
+    q = torch.randn(2, 4, 5, 8)
+
+    def attention(q: Tensor) -> Tensor:
+        return (softmax(q @ q.mT) @ q).sum((1, 2))
+
+    assert _named(attention, "softmax_step", q) == steps
+    assert _named(attention, "attention_weights", q) == steps[:1]
+    assert dlbt.explain(attention, q).plan.composite.name == "auto -> attnlrp"
+
+
+NO_SOFTMAXES: dict[str, Spelling] = {
+    "of_something_else": lambda x: x.exp() / (2 * x).exp().sum(-1, keepdim=True),
+    "over_the_largest": lambda x: x.exp() / x.exp().amax(-1, keepdim=True),
+    "a_sigmoid": lambda x: x.exp() / (1 + x.exp()),
+    "upside_down": lambda x: x.exp().sum(-1, keepdim=True) / x.exp(),
+    "squares": lambda x: x.exp().pow(2) / x.exp().sum(-1, keepdim=True),
+    "in_one_op": lambda x: torch.softmax(x, -1),
+}
+
+
+@pytest.mark.parametrize("name", list(NO_SOFTMAXES))
+def test_what_is_no_softmax_has_no_steps(name: str) -> None:
+    assert _named(NO_SOFTMAXES[name], "softmax_step") == []
 
 
 # -- carries ------------------------------------------------------------------------------------------------------------
