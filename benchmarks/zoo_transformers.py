@@ -116,13 +116,13 @@ def _explain(entry: models.Entry, model: Any, given: dict[str, Any], rows: dict[
 def _time(
     entry: models.Entry, model: Any, given: dict[str, Any], rows: dict[str, Row], explainer: Any, repeats: int
 ) -> None:
-    """Explanation over forward + gradient; left out where that takes too long."""
+    """Explanation over forward + gradient; left out where that takes too long, or autograd refuses the model."""
     target = dlbt.target.function(partial(entry.score, batch=entry.batch))
     runs = {"gradient": models.gradient(entry, model, given)}
     for name, row in rows.items():
         if not math.isnan(row.error):
             runs[name] = partial(explainer, **given, target=target, composite=name)
-    with suppress(TimeoutError), _limited(TIMED):
+    with suppress(TimeoutError, RuntimeError), _limited(TIMED):
         times = interleaved(runs, repeats, warm_up=1)
         for name in runs.keys() - {"gradient"}:
             rows[name].ratio = times[name] / times["gradient"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from oracles.attention_block import Form, Weights, attention_block, linear_attention_block, weights_for
 from oracles.cases.spellings import FORMS, LINEAR, SPELLINGS
-from oracles.harness import assert_books, source
+from oracles.harness import check_books, source
 
 COMPOSITES = ("attnlrp", "cp_lrp", "auto")
 EACH = [(form, name) for form, spellings in SPELLINGS.items() for name in spellings]
@@ -64,7 +64,7 @@ def gap(found: Tensor, expected: Tensor) -> float:
 
 def assert_relevance(found: Any, expected: Tensor, limit: float) -> None:
     assert gap(found.relevance, expected) <= limit
-    assert_books(found, "attention", audit=False, tolerance=limit)
+    check_books(found, "attention", audit=False, tolerance=limit)
 
 
 @pytest.mark.parametrize(("form_name", "name"), EACH)
@@ -103,7 +103,7 @@ def test_single_precision(form_name: str) -> None:
     for name, spelling in SPELLINGS[form_name].items():
         found = dlbt.explain(Block(form, spelling), x.float(), target=dlbt.target.logits(m.float()), layers="none")
         assert gap(found.relevance, R) <= 1e-5, name
-        assert_books(found, name, audit=False, tolerance=1e-4)
+        check_books(found, name, audit=False, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -177,7 +177,7 @@ def test_multihead_attention(name: str, fast_path: bool) -> None:
             torch.testing.assert_close(only(found.outputs), out, rtol=1e-12, atol=1e-12)
             assert_relevance(found, R, 1e-9)
         whole = explainer(x, target=dlbt.target.logits(m), composite="gradient_times_input")
-        assert_books(whole, "a mask with infinities", audit=False, tolerance=1e-9)
+        check_books(whole, "a mask with infinities", audit=False, tolerance=1e-9)
 
 
 def test_padding_of_keys(fast_path: bool) -> None:

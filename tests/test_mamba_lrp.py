@@ -244,6 +244,7 @@ NO_SCAN: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": lambda x: x * torch.tanh(F.softplus(x)),
     "noise": lambda x: torch.exp(x) * torch.ones(6),
     "a softmax by hand": lambda x: torch.exp(x - x.amax(-1, keepdim=True)) / torch.exp(x).sum(-1, keepdim=True),
+    "the size of a box": lambda x: torch.stack([torch.tanh(x) - 0.5 * torch.exp(x) * x, torch.exp(x) * x], -1).clamp(max=9.0),
     "attention": lambda x: torch.softmax(x @ x.transpose(-1, -2), -1) @ x,
 }
 

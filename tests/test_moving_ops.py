@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dlbt_core as dlbt
-from oracles.harness import assert_books, source
+from oracles.harness import check_books, source
 
 rand = source(400)
 IN, OUT = rand(6, 6), rand(4, 6)
@@ -198,7 +198,7 @@ def test_an_op_inside_a_model(name: str) -> None:
     expected = X * (back.reshape(h.shape) @ IN.T)
     found = dlbt.explain(model, X, layers="none", audit=True)
     assert float((found.relevance - expected).abs().max() / expected.abs().max()) <= 1e-12
-    assert_books(found, name, tolerance=1e-12)
+    check_books(found, name, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -250,7 +250,7 @@ def test_a_bag_of_embeddings(mode: str, padding: int | None) -> None:
     expected = torch.stack([(part * OUT[1]).sum(-1) for part in parts])
     torch.testing.assert_close(found.inputs["ids"], expected, rtol=0, atol=1e-12)
     assert (found.inputs["ids"][~kept] == 0).all()
-    assert_books(found, mode, tolerance=1e-12)
+    check_books(found, mode, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -265,7 +265,7 @@ def test_bags_by_offsets(mode: str, last: bool) -> None:
     expected = torch.cat([(shares(TABLE[ids], mode, ids >= 0) * OUT[1]).sum(-1) for ids in (FLAT[:3], FLAT[3:])])
     assert list(found.inputs) == ["ids"]
     torch.testing.assert_close(found.inputs["ids"], expected, rtol=0, atol=1e-12)
-    assert_books(found, mode, audit=False, tolerance=1e-12)
+    check_books(found, mode, audit=False, tolerance=1e-12)
 
 
 def test_weights_of_the_tokens_in_a_bag() -> None:
@@ -276,7 +276,7 @@ def test_weights_of_the_tokens_in_a_bag() -> None:
     both = dlbt.explain(Bags(mode="sum"), IDS, factors=FACTORS, target=1, layers="none", audit=True)
     for name in ("ids", "factors"):
         torch.testing.assert_close(both.inputs[name], products / 2, rtol=0, atol=1e-12)
-    assert_books(both, "weights", tolerance=1e-12)
+    check_books(both, "weights", tolerance=1e-12)
 
 
 def test_a_module_with_bags() -> None:

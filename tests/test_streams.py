@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from dlbt_core.errors import DlbtError, TargetError, UnknownVariantError
 from dlbt_core.seeds import of_others
-from oracles.harness import assert_near, source
 from dlbt_core.testing.streams import streams_of
+from oracles.harness import check_near, source
 
 CONTRASTIVE = "dlb_contrastive"
 STREAMS = ("for", "against")
@@ -85,7 +85,7 @@ def test_each_stream_is_conserved(model_and_input: tuple[nn.Module, Tensor], tar
         assert torch.equal(stream.score, found.score)
         assert stream.ledger.error <= 1e-9
         assert set(stream.ledger.absorbed) <= {"dropped"}
-        assert_near(stream.relevance.flatten(1).sum(1), found.score - dropped(stream), 1.0, "sum")
+        check_near(stream.relevance.flatten(1).sum(1), found.score - dropped(stream), 1.0, "sum")
         assert all(float(account.leak.abs().max()) <= 1e-12 for account in stream.ledger.accounts)
     one, other = streams_of(found)
     assert float((one.relevance - other.relevance).abs().max()) > 1e-3
@@ -107,7 +107,7 @@ def test_a_layer_holds_both_streams(model_and_input: tuple[nn.Module, Tensor]) -
     for stream in streams_of(found):
         assert set(stream.layers) == set(found.layers)
         middle = stream.at("two" if isinstance(model, Mlp) else "norm")
-        assert_near(middle.flatten(1).sum(1), found.score, 1.0, "layer")
+        check_near(middle.flatten(1).sum(1), found.score, 1.0, "layer")
 
 
 def test_relevance_that_nothing_can_take_is_dropped(model_and_input: tuple[nn.Module, Tensor]) -> None:
@@ -117,7 +117,7 @@ def test_relevance_that_nothing_can_take_is_dropped(model_and_input: tuple[nn.Mo
     found = explain(model, torch.cat([zeros, x[1:]]))
     for stream in streams_of(found):
         assert float(stream.relevance[0].abs().max()) == 0.0
-        assert_near(dropped(stream)[0], found.score[0], 1.0, "dropped")
+        check_near(dropped(stream)[0], found.score[0], 1.0, "dropped")
         assert stream.ledger.error <= 1e-9
 
 
@@ -126,8 +126,8 @@ def test_several_targets_are_single_ones(model_and_input: tuple[nn.Module, Tenso
     targets = [0, torch.tensor([1, 2, 0]), dlbt.target.contrast(3, 1)]
     for together, target in zip(explain(model, x, targets=targets), targets, strict=True):
         for got, want in zip(streams_of(together), streams_of(explain(model, x, target=target)), strict=True):
-            assert_near(got.relevance, want.relevance, 1.0, str(target))
-            assert_near(got.multipliers[next(iter(got.inputs))], want.multipliers[next(iter(want.inputs))], 1.0, "m")
+            check_near(got.relevance, want.relevance, 1.0, str(target))
+            check_near(got.multipliers[next(iter(got.inputs))], want.multipliers[next(iter(want.inputs))], 1.0, "m")
             assert got.ledger.error <= 1e-9
 
 
@@ -136,8 +136,8 @@ def test_a_batch_is_its_samples(model_and_input: tuple[nn.Module, Tensor]) -> No
     whole = streams_of(explain(model, x))
     for row in range(len(x)):
         for got, want in zip(streams_of(explain(model, x[row : row + 1])), whole, strict=True):
-            assert_near(got.relevance, want.relevance[row : row + 1], 1.0, f"row {row}")
-            assert_near(dropped(got), dropped(want)[row : row + 1], 1.0, f"row {row}")
+            check_near(got.relevance, want.relevance[row : row + 1], 1.0, f"row {row}")
+            check_near(dropped(got), dropped(want)[row : row + 1], 1.0, f"row {row}")
 
 
 def test_without_an_audit_it_is_the_same(model_and_input: tuple[nn.Module, Tensor]) -> None:
@@ -185,7 +185,7 @@ def test_a_bias_decides_for_what_a_unit_speaks(bias: float) -> None:
     found = explain(lambda x: F.linear(x, weight, b), torch.tensor([[1.0, 2.0]], dtype=torch.float64), target=1)
     assert found.relevance.tolist() == [[0.5, 2.0]]
     want = [[0.0, 2.5]] if bias < 1.0 else [[2.5, 0.0]]
-    assert_near(found.streams["against"].relevance, torch.tensor(want), 1.0, "against")
+    check_near(found.streams["against"].relevance, torch.tensor(want), 1.0, "against")
 
 
 def test_rules_that_do_not_couple_run_once_for_each_stream(model_and_input: tuple[nn.Module, Tensor]) -> None:
@@ -197,8 +197,8 @@ def test_rules_that_do_not_couple_run_once_for_each_stream(model_and_input: tupl
     starts = (named, of_others(out, named))
     for stream, weights in zip(streams_of(found), starts, strict=True):
         alone = explain(model, x, target=dlbt.target.logits(weights), composite="attnlrp")
-        assert_near(stream.relevance, alone.relevance, 1.0, "alone")
-        assert_near(stream.score, alone.score, 1.0, "score")
+        check_near(stream.relevance, alone.relevance, 1.0, "alone")
+        check_near(stream.score, alone.score, 1.0, "score")
         assert stream.ledger.error <= 1e-9
 
 
@@ -226,7 +226,7 @@ def test_others_share_the_same_total_by_size() -> None:
 def test_what_is_named_may_be_several_and_weighted() -> None:
     out = torch.tensor([[3.0, 2.0, 4.0, -1.0]])
     weights = torch.tensor([[1.0, -0.5, 0.0, 0.0]])
-    assert_near(started(out, weights), torch.tensor([[0.0, 0.0, 1.6, 0.4]]), 1.0, "total of 2", tolerance=1e-6)
+    check_near(started(out, weights), torch.tensor([[0.0, 0.0, 1.6, 0.4]]), 1.0, "total of 2", tolerance=1e-6)
 
 
 def test_rows_in_which_nothing_is_named_start_nothing() -> None:
@@ -237,9 +237,9 @@ def test_rows_in_which_nothing_is_named_start_nothing() -> None:
     found = started(out, weights)
     assert (found[:, [0, 2]] == 0).all()
     assert (found[:, 1, 2] == 0).all()
-    assert_near(found[:, 1].sum(-1), out[:, 1, 2], 1.0, "position")
+    check_near(found[:, 1].sum(-1), out[:, 1, 2], 1.0, "position")
     sizes = out[:, 1, [0, 1, 3]].abs()
-    assert_near(found[:, 1, [0, 1, 3]], sizes / sizes.sum(-1, keepdim=True) * out[:, 1, 2:3], 1.0, "by size")
+    check_near(found[:, 1, [0, 1, 3]], sizes / sizes.sum(-1, keepdim=True) * out[:, 1, 2:3], 1.0, "by size")
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1)])
@@ -263,7 +263,7 @@ def test_an_output_that_is_ruled_out_is_no_rival() -> None:
     """-infinity is the logit of what was masked."""
     out = torch.tensor([[3.0, -torch.inf, 2.0, -1.0]])
     found = of_others(out, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
-    assert_near(found, torch.tensor([[0.0, 0.0, 1.0, -1.0]]), 1.0, "rivals", tolerance=1e-6)
+    check_near(found, torch.tensor([[0.0, 0.0, 1.0, -1.0]]), 1.0, "rivals", tolerance=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_target_of_two_outputs_has_rivals_in_both() -> None:
     target = dlbt.target.contrast(dlbt.target.output("b", 1), dlbt.target.output("a", 0))
     found = explain(lambda x: {"a": F.linear(x, first), "b": F.linear(x, second)}, source(78)(2, 6), target=target)
     for stream in streams_of(found):
-        assert_near(stream.relevance.sum(1), found.score - dropped(stream), 1.0, "sum")
+        check_near(stream.relevance.sum(1), found.score - dropped(stream), 1.0, "sum")
         assert stream.ledger.error <= 1e-9
 
 

@@ -130,6 +130,26 @@ def test_a_message_that_is_a_transposed_slice(composite: str) -> None:
         assert found.ledger.error <= 1e-9
 
 
+def test_features_normalised_across_another_dimension() -> None:
+    """Input and message lie in memory differently, as in audio models that normalise over frequencies."""
+
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x.transpose(1, 3)).transpose(1, 3).flatten(1)
+
+    model, x = drawn(Spectrum()), image(2, 1, 4, 8)
+    for composite in ("attnlrp", "gradient_times_input", "epsilon_plus"):
+        found = dlbt.explain(model, x, composite=composite, target=dlbt.target.logits(image(2, 32, seed=9)), audit=True)
+        assert found.ledger.error <= 1e-9
+        scale = model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()
+        if composite != "epsilon_plus":
+            assert close(found.relevance, (x * scale * image(2, 32, seed=9).reshape(2, 1, 4, 8)).detach())
+
+
 def test_a_message_whose_strides_fit_two_layouts() -> None:
     """One sample whose features come back as tokens do: torch's own backward pass of batch norm mixes up its elements."""
 

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from dlbt_core.testing.agreement import (
-    CONVERTED,
-    amounts,
-    check_rule,
-    everything,
-    relevances,
-)
-from dlbt_core.testing.agreement import (
-    check_books as assert_books,
-)
-from dlbt_core.testing.agreement import (
-    check_near as assert_near,
-)
+from dlbt_core.testing.agreement import CONVERTED, amounts, check_books, check_near, check_rule, everything, relevances
 from dlbt_core.testing.one_op import OneOp, masks_for, run, target_of
 from dlbt_core.testing.samples import TOLERANCE, Arriving, Case, Check, Handed, floating, source
 
@@ -27,8 +15,8 @@ __all__ = [
     "Handed",
     "OneOp",
     "amounts",
-    "assert_books",
-    "assert_near",
+    "check_books",
+    "check_near",
     "check_rule",
     "everything",
     "floating",

@@ -15,7 +15,8 @@ def linear_map(case: Case, arriving: Arriving) -> Handed:
     (m,) = arriving.m
     slots = case.arguments
     every = tuple(range(len(slots)))
-    handed = [(contributions(case.call, slots, k, every) * m.reshape(-1, 1)).sum(0).reshape(x.shape) for k, x in enumerate(slots)]
+    weighted = [contributions(case.call, slots, k, every) * m.reshape(-1, 1) for k in every]
+    handed = [shares.sum(0).reshape(x.shape) for shares, x in zip(weighted, slots, strict=True)]
     constant = case.call(*[torch.zeros_like(x) for x in slots]) * m if case.constants else torch.zeros_like(m)
     return Handed(case.per_input(handed), {"constant": constant} if case.constants else {})
 

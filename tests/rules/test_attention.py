@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from oracles import attention as A
 from oracles.cases.attention import ABSENT, CHECKS
-from oracles.harness import Arriving, Case, Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Arriving, Case, Check, check_books, check_near, check_rule, source
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -57,9 +57,9 @@ def test_logits_of_minus_infinity_get_nothing(fn: Any, masking: str, audit: bool
     )  # fmt: skip
     (relevance,) = explanation.inputs.values()
     assert bool((relevance[hidden] == 0).all())
-    assert_near(relevance, want.inputs[0], 1.0, "logits")
-    assert_near(explanation.ledger.absorbed["softmax"], want.absorbed["softmax"].reshape(2, -1).sum(1), 1.0, "softmax")
-    assert_books(explanation, "softmax", audit)
+    check_near(relevance, want.inputs[0], 1.0, "logits")
+    check_near(explanation.ledger.absorbed["softmax"], want.absorbed["softmax"].reshape(2, -1).sum(1), 1.0, "softmax")
+    check_books(explanation, "softmax", audit)
 
 
 @pytest.mark.parametrize("seen", ["causal", "truth", "float"])
@@ -95,7 +95,7 @@ def test_the_fused_rule_is_the_written_out_one() -> None:
     one = dlbt.explain(F.scaled_dot_product_attention, q, k, v, target=target, composite="attnlrp", layers="none")
     two = dlbt.explain(written, q, k, v, target=target, composite="attnlrp", layers="none")
     for fused, plain in zip(one.inputs.values(), two.inputs.values(), strict=True):
-        assert_near(fused, plain, 1.0, "fused against written out")
+        check_near(fused, plain, 1.0, "fused against written out")
 
 
 def test_absent_ops_are_absent() -> None:

@@ -9,7 +9,7 @@ import dlbt_core as dlbt
 from dlbt_core.graph.ops import COPIES
 from oracles.cases import resampling
 from oracles.cases.copies import CHECKS
-from oracles.harness import Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Check, check_books, check_near, check_rule, source
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -39,7 +39,7 @@ def test_ids_that_are_cast(dtype: torch.dtype) -> None:
         return torch.nn.functional.embedding(ids.to(dtype), table).sum(1)
 
     found = dlbt.explain(plain, ids, target=1, explain_inputs=["ids"])
-    assert_near(found.relevance, table[ids][..., 1], 1.0, "ids")
+    check_near(found.relevance, table[ids][..., 1], 1.0, "ids")
     with pytest.raises(dlbt.errors.InputError):  # a sum of ids is none of them
         dlbt.explain(model, ids, target=1, explain_inputs=["ids"])
 
@@ -51,5 +51,5 @@ def test_function_of_results_that_share_memory() -> None:
     explanation = dlbt.explain(lambda a: a.split([2, 3], 1), x, target=target, composite="attnlrp", layers="none")
     want = 2.0 * x
     want[:, :2] = 0.0
-    assert_near(explanation.inputs["a"], want, 1.0, "second piece")
-    assert_books(explanation, "split", audit=False)
+    check_near(explanation.inputs["a"], want, 1.0, "second piece")
+    check_books(explanation, "split", audit=False)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from dlbt_core.plugins.loader import default_plugins
 from oracles.cases.elementwise import ABSENT, AT_ZERO, CHECKS
-from oracles.harness import Case, Check, assert_books, assert_near, check_rule, run
+from oracles.harness import Case, Check, check_books, check_near, check_rule, run
 from oracles.probe import plugins_with_probe, probe
 
 
@@ -27,7 +27,7 @@ def test_multiplier_at_zero_is_the_limit(name: str, fn: Any, slope: float) -> No
     mask = torch.tensor([2.0, -3.0], dtype=torch.float64)
     target = dlbt.target.function(lambda z: z * mask)
     explanation = dlbt.explain(lambda a: fn(a.sum(-1)), u, target=target, composite="attnlrp", layers="none")
-    assert_near(explanation.inputs["a"], u * (mask * slope)[:, None], 1.0, name)
+    check_near(explanation.inputs["a"], u * (mask * slope)[:, None], 1.0, name)
 
 
 ROOTS = [("sqrt", torch.sqrt), ("pow 0.5", lambda x: x**0.5), ("pow 0.3", lambda x: x**0.3)]
@@ -40,8 +40,8 @@ def test_root_of_zero_hands_back_the_zero_it_got(name: str, fn: Any) -> None:
     mask = torch.tensor([[2.0, 3.0], [-1.0, 5.0]], dtype=torch.float64)
     explanation = dlbt.explain(fn, x, target=dlbt.target.logits(mask), composite="attnlrp", layers="none", audit=True)
     (relevance,) = explanation.inputs.values()
-    assert_near(relevance, mask * fn(x), 1.0, name)
-    assert_books(explanation, name)
+    check_near(relevance, mask * fn(x), 1.0, name)
+    check_books(explanation, name)
 
 
 CONSTANT = [
@@ -64,7 +64,7 @@ def test_books_close_where_the_function_is_constant_in_steps(name: str, fn: Any)
     explanation = dlbt.explain(
         model, x, target=dlbt.target.logits(mask), composite="attnlrp", layers="none", audit=True
     )
-    assert_books(explanation, name)
+    check_books(explanation, name)
 
 
 def test_bounds_that_broadcast() -> None:
@@ -74,7 +74,7 @@ def test_bounds_that_broadcast() -> None:
     target = dlbt.target.function(lambda z: (z * mask).sum())
     explanation = dlbt.explain(lambda a: torch.clamp(a, min=low), x, target=target, composite="attnlrp", layers="none")
     want = (mask * torch.maximum(x, low) * (x / (x + 1e-6 * x.sign()))).sum(0)
-    assert_near(explanation.inputs["a"], want, 1.0, "clamp")
+    check_near(explanation.inputs["a"], want, 1.0, "clamp")
 
 
 def test_slope_that_carries_shares_with_the_input() -> None:
@@ -84,9 +84,9 @@ def test_slope_that_carries_shares_with_the_input() -> None:
     check = Check(Case("aten.prelu", "both", F.prelu, (x, weight)), "identity", lambda *_: None)  # type: ignore[arg-type, return-value]
     R = F.prelu(x, weight)
     explanation = run(check, [torch.ones_like(x)])
-    assert_near(explanation.inputs["a"], torch.where(x > 0, R, R / 2), 1.0, "input")
-    assert_near(explanation.inputs["b"], torch.where(x > 0, 0.0, R / 2).sum(0), 1.0, "slope")
-    assert_books(explanation, "prelu")
+    check_near(explanation.inputs["a"], torch.where(x > 0, R, R / 2), 1.0, "input")
+    check_near(explanation.inputs["b"], torch.where(x > 0, 0.0, R / 2).sum(0), 1.0, "slope")
+    check_books(explanation, "prelu")
 
 
 def test_absent_ops_are_absent() -> None:
@@ -133,4 +133,4 @@ def test_relevance_passes_unchanged(case: Case, plugins: Any) -> None:
     """R_in = R_out (Achtibat et al. 2024, eq. 9) to the last bit, whatever x and f(x) are, if relevance is what arrives."""
     explanation, (R,) = probe(case, "identity", plugins)
     assert torch.equal(explanation.inputs["a"], R)
-    assert_books(explanation, case.op)
+    check_books(explanation, case.op)

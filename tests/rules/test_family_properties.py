@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import dlbt_core as dlbt
 from oracles.cases.family import COUPLED, MANY
-from oracles.harness import assert_near, source
+from oracles.harness import check_near, source
 
 SINGLE = [(variant, parameters) for variant, parameters in MANY if variant not in COUPLED]
 """Variants of one stream."""
@@ -99,8 +99,8 @@ def test_finite_and_booked(mapped: Map, chosen: list[Any]) -> None:
 def test_gamma_of_zero_is_the_epsilon_rule(mapped: Map) -> None:
     want = mapped.relevance("norm", epsilon=0.1)
     for form in ("generalised", "original"):
-        assert_near(mapped.relevance("gamma", gamma=0.0, epsilon=0.1, form=form), want, 1.0, form)
-    assert_near(mapped.relevance("epsilon", epsilon=0.1), want, 1.0, "on multipliers")
+        check_near(mapped.relevance("gamma", gamma=0.0, epsilon=0.1, form=form), want, 1.0, form)
+    check_near(mapped.relevance("epsilon", epsilon=0.1), want, 1.0, "on multipliers")
 
 
 @quick
@@ -108,14 +108,14 @@ def test_gamma_of_zero_is_the_epsilon_rule(mapped: Map) -> None:
 def test_alpha_beta_of_one_and_zero_is_z_plus(mapped: Map) -> None:
     for more in ({}, {"bias": "dropped"}, {"relative": True}):
         got = mapped.relevance("alpha_beta", alpha=1.0, beta=0.0, epsilon=0.1, **more)
-        assert_near(got, mapped.relevance("zplus", epsilon=0.1, **more), 1.0, f"{more}")
+        check_near(got, mapped.relevance("zplus", epsilon=0.1, **more), 1.0, f"{more}")
 
 
 @quick
 @given(maps())
 def test_alpha_beta_is_a_line_in_alpha(mapped: Map) -> None:
     one, two, three = (mapped.relevance("alpha_beta", alpha=a, beta=a - 1, epsilon=0.1) for a in (1.0, 2.0, 3.0))
-    assert_near(three - two, two - one, 1.0, "alpha")
+    check_near(three - two, two - one, 1.0, "alpha")
 
 
 @quick
@@ -124,11 +124,11 @@ def test_large_gamma_leaves_the_winning_side(mapped: Map) -> None:
     """Where z > 0 that is z+; where z < 0, the branch that alpha-beta subtracts: 2 z+ less alpha-beta(2, 1)."""
     excited = mapped.arriving_where(lambda z: z > 1e-3)
     got = excited.relevance("gamma", gamma=1e9, epsilon=0.0)
-    assert_near(got, excited.relevance("zplus", epsilon=0.0), 1.0, "z > 0", tolerance=1e-5)
+    check_near(got, excited.relevance("zplus", epsilon=0.0), 1.0, "z > 0", tolerance=1e-5)
     inhibited = mapped.arriving_where(lambda z: z < -1e-3)
     branch = 2 * inhibited.relevance("zplus", epsilon=0.0) - inhibited.relevance("alpha_beta", epsilon=0.0)
     got = inhibited.relevance("gamma", gamma=1e9, epsilon=0.0)
-    assert_near(got, branch, 1.0, "z < 0", tolerance=1e-5)
+    check_near(got, branch, 1.0, "z < 0", tolerance=1e-5)
 
 
 @quick
@@ -137,7 +137,7 @@ def test_forms_of_gamma_agree_on_excited_units_of_positive_inputs(mapped: Map) -
     """x >= 0, b = 0, z > 0: then x^+ w^+ are all positive products there are."""
     positive = mapped._replace(x=mapped.x.abs(), bias=None).arriving_where(lambda z: z > 0)
     one, other = (positive.relevance("gamma", gamma=0.7, form=form) for form in ("generalised", "original"))
-    assert_near(one, other, 1.0, "gamma")
+    check_near(one, other, 1.0, "gamma")
 
 
 @quick
@@ -148,8 +148,8 @@ def test_rules_of_size_agree_where_nothing_is_negative(mapped: Map) -> None:
     )
     want = positive.relevance("epsilon")
     for variant in ("zplus", "gamma", "norm"):
-        assert_near(positive.relevance(variant, epsilon=0.0), want, 1.0, variant)
-    assert_near(positive.relevance("dlb_default"), want, 1.0, "dlb_default")
+        check_near(positive.relevance(variant, epsilon=0.0), want, 1.0, variant)
+    check_near(positive.relevance("dlb_default"), want, 1.0, "dlb_default")
 
 
 @quick
@@ -158,9 +158,9 @@ def test_boundary_rules_meet_the_others(mapped: Map) -> None:
     """A box of zero width leaves the epsilon rule; weights of one size make w^2 flat."""
     bare = mapped._replace(bias=None)
     got = bare.relevance("zbox", low=0.0, high=0.0, epsilon=0.1)
-    assert_near(got, bare.relevance("norm", epsilon=0.1), 1.0, "box of zero width")
+    check_near(got, bare.relevance("norm", epsilon=0.1), 1.0, "box of zero width")
     even = mapped._replace(weight=torch.where(mapped.weight < 0, -1.0, 1.0).double())
-    assert_near(even.relevance("w_square", bias="dropped"), even.relevance("flat"), 1.0, "w^2")
+    check_near(even.relevance("w_square", bias="dropped"), even.relevance("flat"), 1.0, "w^2")
 
 
 @quick
@@ -173,7 +173,7 @@ def test_what_is_known_of_the_sign_changes_nothing(mapped: Map, variant: str) ->
         lambda x: positive.on(torch.relu(x)), positive.x, target=dlbt.target.logits(positive.mask), rules=rules,
         composite="attnlrp", layers="none",
     )  # fmt: skip
-    assert_near(behind.inputs["x"], positive.relevance(variant), 1.0, variant)
+    check_near(behind.inputs["x"], positive.relevance(variant), 1.0, variant)
 
 
 @pytest.mark.parametrize("variant", ["zplus", "alpha_beta", "gamma", "flat", "w_square", "zbox"])
@@ -185,4 +185,4 @@ def test_scale_of_the_epsilon_does_not_depend_on_the_other_samples(variant: str)
     alone = Map("linear", {}, x[:1], weight, bias, mask[:1])
     among = Map("linear", {}, torch.cat([x[:1], 100 * x[1:]]), weight, bias, mask)
     got, want = (t.relevance(variant, epsilon=0.5, relative=True, **bounds) for t in (among, alone))
-    assert_near(got[:1], want, 1.0, variant)
+    check_near(got[:1], want, 1.0, variant)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from dlbt_core.plugins.loader import Plugins
 from oracles.cases.copies import CHECKS
-from oracles.harness import Arriving, Case, Check, amounts, assert_books, assert_near, relevances, source
+from oracles.harness import Arriving, Case, Check, amounts, check_books, check_near, relevances, source
 from oracles.probe import plugins_with_probe, probe
 
 rand = source(20)
@@ -34,13 +34,13 @@ def test_copies_of_relevances(check: Check, plugins: Plugins) -> None:
         Case(case.op, case.name, case.fn, case.inputs, case.constants, case.slots), Arriving([], R, [])
     )
     for got, want in zip(relevances(explanation, case), expected.inputs, strict=True):
-        assert_near(got, want, 1.0, check.id, tolerance)
+        check_near(got, want, 1.0, check.id, tolerance)
     found = amounts(explanation, batched=False)
     want = expected.absorbed["constant"]
-    assert_near(
+    check_near(
         found.get("constant", torch.zeros_like(want)), want, 1.0, f"{check.id}: absorbed by constants", tolerance
     )
-    assert_books(explanation, check.id, tolerance=tolerance)
+    check_books(explanation, check.id, tolerance=tolerance)
 
 
 def test_stop_books_relevance_in_both_forms(plugins: Plugins) -> None:
@@ -48,12 +48,12 @@ def test_stop_books_relevance_in_both_forms(plugins: Plugins) -> None:
     case = Case("aten.detach", "beside", lambda a: a.detach() + 0.0 * a, (x,))
     explanation, R = probe(case, "gradient", plugins)
     # The sum takes multipliers, so relevance is turned into them and booked as m z.
-    assert_near(amounts(explanation, False)["stopped"], R[0].sum(), 1.0, "stopped")
+    check_near(amounts(explanation, False)["stopped"], R[0].sum(), 1.0, "stopped")
     direct = Case("aten.detach", "flat", lambda a: torch.cat([a.detach(), a], 1), (x,))
     explanation, R = probe(direct, "gradient", plugins)
-    assert_near(amounts(explanation, False)["stopped"], R[0][:, :3].sum(), 1.0, "stopped")
-    assert_near(explanation.inputs["a"], R[0][:, 3:], 1.0, "what goes beside the stop")
-    assert_books(explanation, "stop")
+    check_near(amounts(explanation, False)["stopped"], R[0][:, :3].sum(), 1.0, "stopped")
+    check_near(explanation.inputs["a"], R[0][:, 3:], 1.0, "what goes beside the stop")
+    check_books(explanation, "stop")
 
 
 def _explained(model: Any, x: torch.Tensor, plugins: Plugins) -> Any:
@@ -75,8 +75,8 @@ def test_relevance_becomes_a_multiplier_by_the_stabilised_quotient(plugins: Plug
     z = x + c
     R = explanation.score[:, None] * w
     m = R / (z + 1e-12 * torch.where(z < 0, -1.0, 1.0))
-    assert_near(explanation.inputs["a"], x * m, 1.0, "R -> m")
-    assert_near(explanation.ledger.absorbed["constant"], (c * m).sum(1), 1.0, "the constant's part")
+    check_near(explanation.inputs["a"], x * m, 1.0, "R -> m")
+    check_near(explanation.ledger.absorbed["constant"], (c * m).sum(1), 1.0, "the constant's part")
 
 
 def test_what_the_quotient_keeps_is_booked(plugins: Plugins) -> None:
@@ -86,8 +86,8 @@ def test_what_the_quotient_keeps_is_booked(plugins: Plugins) -> None:
     R = explanation.score[:, None] * w
     z = 2.0 * x
     want = R * z / (z + 1e-12 * torch.where(z < 0, -1.0, 1.0).double())
-    assert_near(explanation.inputs["a"], want, 1.0, "R -> m")
-    assert_books(explanation, "conversion")
+    check_near(explanation.inputs["a"], want, 1.0, "R -> m")
+    check_books(explanation, "conversion")
 
 
 def test_multiplier_becomes_relevance_exactly(plugins: Plugins) -> None:
@@ -100,13 +100,13 @@ def test_multiplier_becomes_relevance_exactly(plugins: Plugins) -> None:
         plugins=plugins, rules=rules,
     )  # fmt: skip
     R = 3.0 * mask * (x @ w.T)
-    assert_near(explanation.inputs["a"], R @ w, 1.0, "m -> R")
-    assert_books(explanation, "m -> R")
+    check_near(explanation.inputs["a"], R @ w, 1.0, "m -> R")
+    check_books(explanation, "m -> R")
 
 
 def test_messages_of_both_forms_meet_as_relevance(plugins: Plugins) -> None:
     x, w, c = rand(1, 3), _weights(3), rand(3)
     explanation = _explained(lambda a: F.linear(a, w) + (a * c).sum(-1, keepdim=True), x, plugins)
     want = (x @ w.T) * w + x * c
-    assert_near(explanation.inputs["a"], want, 1.0, "sum of both")
-    assert_books(explanation, "both forms")
+    check_near(explanation.inputs["a"], want, 1.0, "sum of both")
+    check_books(explanation, "both forms")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import dlbt_core as dlbt
 from oracles.cases.group_norms import CHECKS
-from oracles.harness import Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Check, check_books, check_near, check_rule, source
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -25,9 +25,9 @@ def test_local_response_norm_holds_what_it_divides_by(n: int) -> None:
         lambda a: (F.local_response_norm(a, 3, alpha=2.0, k=0.7) * weight).flatten(1), x,
         target=dlbt.target.function(lambda out: out.sum(1)), composite="attnlrp", layers="none", audit=True,
     )  # fmt: skip
-    assert_near(found.inputs["a"], F.local_response_norm(x, 3, alpha=2.0, k=0.7) * weight, 1.0, "elementwise")
+    check_near(found.inputs["a"], F.local_response_norm(x, 3, alpha=2.0, k=0.7) * weight, 1.0, "elementwise")
     assert not found.ledger.absorbed
-    assert_books(found, "local response norm")
+    check_books(found, "local response norm")
 
 
 @pytest.mark.parametrize("form", ["group_norm", "native_group_norm"])
@@ -52,8 +52,8 @@ def test_weights_that_carry(form: str) -> None:
         for model in (fused, written)
     )
     for name in "awb":
-        assert_near(one.inputs[name], two.inputs[name], 1.0, name)
-    assert_books(one, form)
+        check_near(one.inputs[name], two.inputs[name], 1.0, name)
+    check_books(one, form)
 
 
 def test_mean_and_deviation_as_results() -> None:
@@ -67,11 +67,11 @@ def test_mean_and_deviation_as_results() -> None:
     found = dlbt.explain(model, x, target=mean, composite="attnlrp", layers="none", audit=True)
     want = torch.zeros_like(x)
     want[:, 2:] = x[:, 2:] / 6
-    assert_near(found.inputs["a"], want, 1.0, "mean")
+    check_near(found.inputs["a"], want, 1.0, "mean")
     both = dlbt.target.function(lambda out: out[0][:, 1, 1] + out[2][:, 0])
     found = dlbt.explain(model, x, target=both, composite="attnlrp", layers="none", audit=True)
-    assert_near(found.ledger.absorbed["statistic"], model(x)[2][:, 0], 1.0, "deviation")
-    assert_books(found, "native_group_norm")
+    check_near(found.ledger.absorbed["statistic"], model(x)[2][:, 0], 1.0, "deviation")
+    check_books(found, "native_group_norm")
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
@@ -88,9 +88,9 @@ def test_pass_shares_with_a_weight_that_carries(norm: str) -> None:
     rules = [(dlbt.Select(op=f"aten.{norm}_norm"), dlbt.Use("pass"))]
     target = dlbt.target.function(lambda out: out.sum()[None])
     found = dlbt.explain(model, x, w, target=target, composite="attnlrp", rules=rules, layers="none", audit=True)
-    assert_near(found.inputs["a"], model(x, w) / 2, 1.0, "input")
-    assert_near(found.inputs["w"], model(x, w).sum((0, 2)) / 2, 1.0, "weight")
-    assert_books(found, norm)
+    check_near(found.inputs["a"], model(x, w) / 2, 1.0, "input")
+    check_near(found.inputs["w"], model(x, w).sum((0, 2)) / 2, 1.0, "weight")
+    check_books(found, norm)
     if norm == "group":
         both = dlbt.target.function(lambda out: out[0][:, 1, 1] + out[2][:, 0])
         native = [(dlbt.Select(op="aten.native_group_norm"), dlbt.Use("pass"))]
@@ -98,5 +98,5 @@ def test_pass_shares_with_a_weight_that_carries(norm: str) -> None:
             lambda a: torch.native_group_norm(a, None, None, 2, 4, 3, 2, 1e-5), x, target=both, composite="attnlrp",
             rules=native, layers="none", audit=True,
         )  # fmt: skip
-        assert_books(found, "native_group_norm")
+        check_books(found, "native_group_norm")
         assert float(found.ledger.absorbed["statistic"].min()) > 0

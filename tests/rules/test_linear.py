@@ -14,7 +14,7 @@ from dlbt_core.plugins.loader import Plugins
 from dlbt_core.testing.streams import streams_of
 from oracles.cases.family import COUPLED, ORACLES
 from oracles.cases.linear import CHECKS
-from oracles.harness import Arriving, Case, Check, amounts, assert_books, assert_near, check_rule, relevances, source
+from oracles.harness import Arriving, Case, Check, amounts, check_books, check_near, check_rule, relevances, source
 from oracles.probe import plugins_with_probe, probe
 
 
@@ -34,8 +34,8 @@ def test_inputs_that_are_all_zero(epsilon: float) -> None:
         explanation = dlbt.explain(
             lambda a: F.linear(a, w, b), x, target=0, rules=rules, composite="attnlrp", layers="none", audit=True
         )
-        assert_near(explanation.inputs["a"][1], torch.zeros(4, dtype=torch.float64), 1.0, "zeros")
-        assert_books(explanation, bias)
+        check_near(explanation.inputs["a"][1], torch.zeros(4, dtype=torch.float64), 1.0, "zeros")
+        check_books(explanation, bias)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,11 @@ def test_any_relevance_at_outputs_that_are_zero(variant: str, plugins: Plugins) 
     assert int((case.outputs()[0] == 0).sum()) == 7
     explanation, R = probe(case, variant, plugins)
     expected = ORACLES[variant](case, Arriving([], R, case.outputs()))
-    assert_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, variant, tolerance=1e-8)
+    check_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, variant, tolerance=1e-8)
     found = amounts(explanation, batched=False)
     for name, amount in expected.absorbed.items():
-        assert_near(found.get(name, torch.zeros(()).double()), amount.sum(), 1.0, f"{variant}: {name}", tolerance=1e-8)
-    assert_books(explanation, variant)
+        check_near(found.get(name, torch.zeros(()).double()), amount.sum(), 1.0, f"{variant}: {name}", tolerance=1e-8)
+    check_books(explanation, variant)
 
 
 @pytest.mark.parametrize("variant", list(COUPLED))
@@ -102,7 +102,7 @@ def test_books_close_where_only_the_bias_carries(variant: str) -> None:
         lambda c: F.linear(x, w, c), rand(3), target=dlbt.target.function(lambda z: (z * x).sum()), composite="attnlrp",
         rules=[(dlbt.Select(op="aten.linear"), dlbt.Use(variant))], layers="none", audit=True,
     )  # fmt: skip
-    assert_books(explanation, variant)
+    check_books(explanation, variant)
 
 
 class _Scaled(torch.nn.Module):
@@ -134,6 +134,6 @@ def test_what_is_made_of_weights_is_not_mixed_up(variant: str) -> None:
         for part in parts:
             part.model.load_state_dict(both.model.state_dict())
         want = sum(part(x, target=target).inputs["x"] for part in parts)
-        assert_near(both(x, target=target).inputs["x"], want, 1.0, variant)
+        check_near(both(x, target=target).inputs["x"], want, 1.0, variant)
         with torch.no_grad():
             both.model.weight.mul_(-1.0).add_(0.25)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import dlbt_core as dlbt
 from oracles.cases.norms import CHECKS
-from oracles.harness import Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Check, check_books, check_near, check_rule, source
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -27,10 +27,10 @@ def test_native_layer_norm_also_hands_back_its_statistics() -> None:
         return torch.native_layer_norm(a, [5], None, None, 0.1)
 
     explanation = dlbt.explain(model, x, target=dlbt.target.function(total), composite="attnlrp", layers="none")
-    assert_books(explanation, "native_layer_norm", audit=False)
+    check_books(explanation, "native_layer_norm", audit=False)
     only_mean = dlbt.target.function(lambda outputs: outputs[1][:, 0])
     explanation = dlbt.explain(model, x, target=only_mean, composite="attnlrp", layers="none")
-    assert_near(explanation.inputs["a"], x / 5, 1.0, "the mean")
+    check_near(explanation.inputs["a"], x / 5, 1.0, "the mean")
 
 
 @pytest.mark.parametrize("audit", [False, True])
@@ -42,7 +42,7 @@ def test_weights_computed_on_the_way(audit: bool) -> None:
     rms = dlbt.explain(
         lambda a: F.rms_norm(a, [5], 1 + w), x, target=target, composite="attnlrp", layers="none", audit=audit
     )
-    assert_near(rms.inputs["a"], mask * F.rms_norm(x, [5], 1 + w), 1.0, "rms norm")
+    check_near(rms.inputs["a"], mask * F.rms_norm(x, [5], 1 + w), 1.0, "rms norm")
     layer = dlbt.explain(
         lambda a: F.layer_norm(a, [5], 1 + w, 2 * w), x, target=target, composite="attnlrp", layers="none", audit=audit
     )
@@ -54,8 +54,8 @@ def test_weights_computed_on_the_way(audit: bool) -> None:
         layers="none",
         audit=audit,
     )
-    assert_near(layer.inputs["a"], plain.inputs["a"], 1.0, "layer norm")
-    assert_books(layer, "layer norm", audit)
+    check_near(layer.inputs["a"], plain.inputs["a"], 1.0, "layer norm")
+    check_books(layer, "layer norm", audit)
 
 
 def test_weights_that_carry() -> None:
@@ -71,8 +71,8 @@ def test_weights_that_carry() -> None:
         lambda a, w: F.rms_norm(a, [5]) * w, x, weight, target=target, composite="attnlrp", layers="none", audit=True
     )
     for name in "aw":
-        assert_near(fused.inputs[name], written.inputs[name], 1.0, name)
-    assert_books(fused, "rms norm with a carrying weight")
+        check_near(fused.inputs[name], written.inputs[name], 1.0, name)
+    check_books(fused, "rms norm with a carrying weight")
 
 
 def test_looking_up_vectors_that_carry() -> None:
@@ -82,4 +82,4 @@ def test_looking_up_vectors_that_carry() -> None:
     target = dlbt.target.logits(mask)
     looked_up = dlbt.explain(lambda a: F.embedding(ids, a), table, target=target, composite="attnlrp", layers="none")
     indexed = dlbt.explain(lambda a: a[ids], table, target=target, composite="attnlrp", layers="none")
-    assert_near(looked_up.inputs["a"], indexed.inputs["a"], 1.0, "table")
+    check_near(looked_up.inputs["a"], indexed.inputs["a"], 1.0, "table")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import dlbt_core as dlbt
 from dlbt_core.plugins.loader import Plugins
 from oracles.cases.pooling import CHECKS
-from oracles.harness import Arriving, Case, Check, assert_books, assert_near, check_rule, relevances, source
+from oracles.harness import Arriving, Case, Check, check_books, check_near, check_rule, relevances, source
 from oracles.probe import plugins_with_probe, probe
 
 PICKS = ("gradient", "winner", "dlb_default")
@@ -33,8 +33,8 @@ def test_a_pick_takes_relevance_as_it_is(check: Check, plugins: Plugins) -> None
     case = check.case
     explanation, R = probe(case, check.variant, plugins)
     expected = check.oracle(case, Arriving([], R, case.outputs()))
-    assert_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, check.id)
-    assert_books(explanation, check.id)
+    check_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, check.id)
+    check_books(explanation, check.id)
 
 
 @pytest.mark.parametrize("variant", PICKS)
@@ -43,8 +43,8 @@ def test_a_largest_element_that_is_zero_gets_relevance_all_the_same(variant: str
     x = torch.tensor([[[[0.0, -1.0, 2.0, 1.0]]]], dtype=torch.float64)
     case = Case("aten.max_pool2d", "zero", partial(torch.max_pool2d, kernel_size=(1, 2)), (x,))
     explanation, R = probe(case, variant, plugins)
-    assert_near(explanation.inputs["a"].flatten()[[0, 2]], R[0].flatten(), 1.0, variant)
-    assert_books(explanation, variant)
+    check_near(explanation.inputs["a"].flatten()[[0, 2]], R[0].flatten(), 1.0, variant)
+    check_books(explanation, variant)
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
@@ -59,5 +59,5 @@ def test_lp_pools_share_by_powers(pool: object, order: float) -> None:
     powers = x.pow(order)
     window = (slice(None), 0, *[slice(0, 2)] * (n - 1), slice(2, 4))
     part = powers[window] / powers[window].flatten(1).sum(1).view(-1, *[1] * n)
-    assert_near(found.inputs["a"][window], part * found.score.view(-1, *[1] * n), 1.0, "window")
-    assert_books(found, "lp_pool")
+    check_near(found.inputs["a"][window], part * found.score.view(-1, *[1] * n), 1.0, "window")
+    check_books(found, "lp_pool")

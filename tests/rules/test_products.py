@@ -10,7 +10,7 @@ from torch import Tensor
 
 import dlbt_core as dlbt
 from oracles.cases.products import CHECKS
-from oracles.harness import Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Check, check_books, check_near, check_rule, source
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.id)
@@ -45,9 +45,9 @@ def test_all_to_the_signal_none_to_the_gate(gate: Any, first: bool) -> None:
         return found
 
     explanation = _explained(model, a, b, mask)
-    assert_near(explanation.inputs["a"], torch.zeros_like(a), 1.0, "gate")
-    assert_near(explanation.inputs["b"], mask * model(a, b), 1.0, "signal")
-    assert_books(explanation, "signal")
+    check_near(explanation.inputs["a"], torch.zeros_like(a), 1.0, "gate")
+    check_near(explanation.inputs["b"], mask * model(a, b), 1.0, "signal")
+    check_books(explanation, "signal")
 
 
 def test_two_gates_share_evenly() -> None:
@@ -57,4 +57,4 @@ def test_two_gates_share_evenly() -> None:
     half = mask * torch.sigmoid(a) * torch.sigmoid(b) / 2
     # The identity rule of a sigmoid is stabilised on multipliers: x / (x + 1e-6 sgn x).
     for x, name in ((a, "a"), (b, "b")):
-        assert_near(explanation.inputs[name], half * x / (x + 1e-6 * x.sign()), 1.0, name)
+        check_near(explanation.inputs[name], half * x / (x + 1e-6 * x.sign()), 1.0, name)

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import dlbt_core as dlbt
 from oracles.cases.recurrent import CHECKS
-from oracles.harness import Check, assert_near, check_rule, source
+from oracles.harness import Check, check_near, check_rule, source
 
 LENGTHS = torch.tensor([2, 5, 4])
 MODULES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
@@ -75,7 +75,7 @@ def test_packed_sequences(kind: str, in_order: bool) -> None:
         assert not found.inputs["x"][row, length:].any()
         alone = explain(model, x[row : row + 1, :length])
         assert alone.ledger.error <= 1e-9
-        assert_near(found.inputs["x"][row, :length], alone.inputs["x"][0], 1.0, f"sample {row}")
+        check_near(found.inputs["x"][row, :length], alone.inputs["x"][0], 1.0, f"sample {row}")
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -90,11 +90,11 @@ def test_a_batch_and_several_targets(kind: str, variant: str) -> None:
             single = explain(model, *args, target=target, rules=rules)
             assert single.ledger.error <= 1e-9
             assert found.ledger.error <= 1e-9
-            assert_near(found.inputs["x"], single.inputs["x"], 1.0, f"target {target}")
+            check_near(found.inputs["x"], single.inputs["x"], 1.0, f"target {target}")
             for row in range(3):
                 parts = tuple(part[row : row + 1] for part in args)
                 alone = explain(model, *parts, target=target, rules=rules)
-                assert_near(single.inputs["x"][row], alone.inputs["x"][0], 1.0, f"sample {row}")
+                check_near(single.inputs["x"][row], alone.inputs["x"][0], 1.0, f"sample {row}")
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -117,7 +117,7 @@ def test_single_precision(kind: str) -> None:
     single = explain(model.float(), x.float())
     assert double.ledger.error <= 1e-9
     assert single.ledger.error <= 1e-3
-    assert_near(single.inputs["x"], double.inputs["x"], 1.0, kind, tolerance=1e-4)
+    check_near(single.inputs["x"], double.inputs["x"], 1.0, kind, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", MODULES)
@@ -126,7 +126,7 @@ def test_the_gradient_is_that_of_autograd(kind: str) -> None:
     model, x = Reader(kind), source(55)(3, 5, 3).requires_grad_()
     (grad,) = torch.autograd.grad(model(x, LENGTHS)[:, 1].sum(), x)
     found = explain(model, x.detach(), LENGTHS, composite="gradient_times_input")
-    assert_near(found.inputs["x"], (x * grad).detach(), 1.0, kind)
+    check_near(found.inputs["x"], (x * grad).detach(), 1.0, kind)
     assert found.ledger.error <= 1e-9
 
 
@@ -155,7 +155,7 @@ def test_a_loop_over_cells(kind: str, variant: str) -> None:
     rules = [(dlbt.Select(op=f"aten.{kind}{end}"), dlbt.Use(variant, epsilon=0.01)) for end in ("", "_cell")]
     one = explain(lambda x: last_h(whole(x)[1])[0], x, rules=rules)
     two = explain(loop, x, rules=rules)
-    assert_near(one.inputs["x"], two.inputs["x"], 1.0, kind, tolerance=1e-9)
+    check_near(one.inputs["x"], two.inputs["x"], 1.0, kind, tolerance=1e-9)
     assert two.ledger.error <= 1e-9
 
 
@@ -177,7 +177,7 @@ def test_layers_and_directions_one_by_one(kind: str) -> None:
     )
     one = explain(lambda x: deep(x)[0][-1], x)
     two = explain(lambda x: second(first(x)[0])[0][-1], x)
-    assert_near(one.inputs["x"], two.inputs["x"], 1.0, "layers", tolerance=1e-9)
+    check_near(one.inputs["x"], two.inputs["x"], 1.0, "layers", tolerance=1e-9)
 
     both = layer(kind, 4, 4, bidirectional=True)
     weights = dict(both.named_parameters())
@@ -185,14 +185,14 @@ def test_layers_and_directions_one_by_one(kind: str) -> None:
     back = copied(layer(kind, 4, 4), {n.removesuffix("_reverse"): w for n, w in weights.items() if "reverse" in n})
     one = explain(lambda x: both(x)[0][1], x)
     two = explain(lambda x: torch.cat([ahead(x)[0], back(x.flip(0))[0].flip(0)], -1)[1], x)
-    assert_near(one.inputs["x"], two.inputs["x"], 1.0, "directions")
+    check_near(one.inputs["x"], two.inputs["x"], 1.0, "directions")
 
 
 def test_without_a_batch_dimension() -> None:
     gru, x = layer("gru", 3, 4), source(58)(5, 3)
     found = explain(lambda x: gru(x)[0][-1:], x)
     batch = explain(lambda x: gru(x)[0][-1], x[:, None])
-    assert_near(found.inputs["x"], batch.inputs["x"][:, 0], 1.0, "one sequence")
+    check_near(found.inputs["x"], batch.inputs["x"][:, 0], 1.0, "one sequence")
 
 
 # -- whose relevance it is ----------------------------------------------------------------------------------------------
@@ -211,10 +211,10 @@ def test_spread_conserves(kind: str) -> None:
     states = ["h", "c"] if kind == "lstm" else ["h"]
     found = explain(model, x, h, c, rules=rules, explain_inputs=["x", *states])
     total = sum(found.inputs[name].sum() for name in ("x", *states))
-    assert_near(total, found.score.sum(), 1.0, kind)
+    check_near(total, found.score.sum(), 1.0, kind)
     apart = explain(model, x, h, c, rules=rules)
     kept = sum(found.inputs[name].transpose(0, 1).flatten(1).sum(1) for name in states)
-    assert_near(apart.ledger.absorbed["constant"], kept, 1.0, kind)
+    check_near(apart.ledger.absorbed["constant"], kept, 1.0, kind)
 
 
 def test_weights_that_carry_get_nothing() -> None:

@@ -10,7 +10,7 @@ import torch
 import dlbt_core as dlbt
 from dlbt_core.plugins.loader import Plugins
 from oracles.cases import detection, resampling
-from oracles.harness import Arriving, Check, amounts, assert_books, assert_near, check_rule, relevances, source
+from oracles.harness import Arriving, Check, amounts, check_books, check_near, check_rule, relevances, source
 from oracles.probe import plugins_with_probe, probe
 
 
@@ -35,10 +35,10 @@ def test_copied_pixels_take_relevance_as_it_is(check: Check, plugins: Plugins) -
     case = replace(check.case, batched=False)
     explanation, R = probe(case, check.variant, plugins)
     expected = check.oracle(case, Arriving([], R, []))
-    assert_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, check.id)
+    check_near(relevances(explanation, case)[0], expected.inputs[0], 1.0, check.id)
     found = amounts(explanation, batched=False).get("constant", torch.zeros(()))
-    assert_near(found, expected.absorbed["constant"], 1.0, f"{check.id}: padding")
-    assert_books(explanation, check.id)
+    check_near(found, expected.absorbed["constant"], 1.0, f"{check.id}: padding")
+    check_books(explanation, check.id)
 
 
 @pytest.mark.torchvision
@@ -52,4 +52,4 @@ def test_what_the_kernels_do_not_agree_on_is_booked() -> None:
         target=dlbt.target.function(lambda out: out.sum()[None]),
     )  # fmt: skip
     assert float(found.ledger.absorbed["kernel"].abs()) > 0.1
-    assert_books(found, "ps_roi_pool")
+    check_books(found, "ps_roi_pool")

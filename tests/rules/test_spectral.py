@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dlbt_core as dlbt
 from oracles.cases.spectral import CHECKS, WINDOW
-from oracles.harness import Check, assert_books, assert_near, check_rule, source
+from oracles.harness import Check, check_books, check_near, check_rule, source
 
 rand = source(42)
 
@@ -40,8 +40,8 @@ def test_dft_matrix() -> None:
     (ct, st), (cf, sf) = _dft(6), _dft(8)
     coefficients = torch.einsum("ka,lb->klab", ct, cf) - torch.einsum("ka,lb->klab", st, sf)
     want = torch.einsum("bkl,klac,bac->bac", mask, coefficients, x)
-    assert_near(explanation.inputs["x"], want, float(want.abs().max()), "fftn")
-    assert_books(explanation, "fftn")
+    check_near(explanation.inputs["x"], want, float(want.abs().max()), "fftn")
+    check_books(explanation, "fftn")
 
 
 def test_filter_in_the_spectrum() -> None:
@@ -50,8 +50,8 @@ def test_filter_in_the_spectrum() -> None:
     explanation = _explained(lambda x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(kernel)), x, mask=mask)
     circulant = torch.stack([kernel.roll(t) for t in range(8)])
     want = x * (mask @ circulant.T)
-    assert_near(explanation.inputs["x"], want, float(want.abs().max()), "filter")
-    assert_books(explanation, "filter")
+    check_near(explanation.inputs["x"], want, float(want.abs().max()), "filter")
+    check_books(explanation, "filter")
 
 
 def test_inverse_transform_of_short_times() -> None:
@@ -63,8 +63,8 @@ def test_inverse_transform_of_short_times() -> None:
         return torch.istft(found, 4, 2, window=WINDOW, length=16)
 
     explanation = _explained(model, x, mask=mask)
-    assert_near(explanation.inputs["x"], x * mask, float((x * mask).abs().max()), "signal")
-    assert_books(explanation, "istft")
+    check_near(explanation.inputs["x"], x * mask, float((x * mask).abs().max()), "signal")
+    check_books(explanation, "istft")
 
 
 def test_product_of_spectra() -> None:
@@ -73,9 +73,9 @@ def test_product_of_spectra() -> None:
     explanation = _explained(lambda x, y: torch.fft.ifft(torch.fft.fft(x) * torch.fft.fft(y)).real, x, y, mask=mask)
     place = (torch.arange(5)[:, None] + torch.arange(5)) % 5
     parts = x[:, :, None] * y[:, None, :] * mask[:, place] / 2
-    assert_near(explanation.inputs["x"], parts.sum(2), 1.0, "first")
-    assert_near(explanation.inputs["y"], parts.sum(1), 1.0, "second")
-    assert_books(explanation, "spectra")
+    check_near(explanation.inputs["x"], parts.sum(2), 1.0, "first")
+    check_near(explanation.inputs["y"], parts.sum(1), 1.0, "second")
+    check_books(explanation, "spectra")
 
 
 class _Rotary(nn.Module):
@@ -105,8 +105,8 @@ def test_rotation_by_complex_numbers_is_that_by_cosines(composite: str) -> None:
     one, two = (dlbt.explain(_Rotary(as_complex), q, k, **given) for as_complex in (True, False))
     tolerance = 1e-4 if composite == "epsilon" else 1e-10  # epsilon stabilises other sums there
     for name in ("q", "k"):
-        assert_near(one.inputs[name], two.inputs[name], 1.0, name, tolerance)
-    assert_books(one, composite)
+        check_near(one.inputs[name], two.inputs[name], 1.0, name, tolerance)
+    check_books(one, composite)
 
 
 ACTIVATIONS = {
@@ -129,8 +129,8 @@ def test_functions_of_complex_numbers(name: str) -> None:
     R = mask * fn(z)
     if stabilised:
         R = R * z.abs() / (z.abs() + stabilised["epsilon"])
-    assert_near(explanation.inputs["x"].sum(-1), R, 1.0, name)
-    assert_books(explanation, name)
+    check_near(explanation.inputs["x"].sum(-1), R, 1.0, name)
+    check_books(explanation, name)
 
 
 def test_exponential_of_complex_numbers() -> None:
@@ -138,22 +138,22 @@ def test_exponential_of_complex_numbers() -> None:
     x, mask = rand(2, 3, 2), rand(2, 3)
     explanation = _explained(lambda x: torch.exp(torch.view_as_complex(x)).real, x, mask=mask)
     z = torch.view_as_complex(x)
-    assert_near(explanation.inputs["x"].sum(-1), (z * z.exp()).real * mask, 1.0, "exp")
-    assert_books(explanation, "exp")
+    check_near(explanation.inputs["x"].sum(-1), (z * z.exp()).real * mask, 1.0, "exp")
+    check_books(explanation, "exp")
 
 
 def test_a_complex_input_is_explained_by_real_numbers() -> None:
     x, mask = rand(2, 3, 2), rand(2, 3)
     whole = _explained(lambda z: (z * (1 - 2j)).real, torch.view_as_complex(x), mask=mask)
     parts = x * mask[..., None] * torch.tensor([1.0, 2.0], dtype=torch.float64)
-    assert_near(whole.inputs["z"], parts.sum(-1), 1.0, "z")
-    assert_books(whole, "complex input")
+    check_near(whole.inputs["z"], parts.sum(-1), 1.0, "z")
+    check_books(whole, "complex input")
 
 
 def test_constants_of_complex_sums_take_their_part() -> None:
     x, mask, shift = rand(2, 3, 2), rand(2, 3, 2), torch.view_as_complex(rand(3, 2))
     explanation = _explained(lambda x: torch.view_as_real(torch.view_as_complex(x) + shift), x, mask=mask)
-    assert_near(explanation.inputs["x"], x * mask, 1.0, "x")
+    check_near(explanation.inputs["x"], x * mask, 1.0, "x")
     want = (torch.view_as_real(shift) * mask).sum((1, 2))
-    assert_near(explanation.ledger.absorbed["constant"], want, 1.0, "constant")
-    assert_books(explanation, "shift")
+    check_near(explanation.ledger.absorbed["constant"], want, 1.0, "constant")
+    check_books(explanation, "shift")

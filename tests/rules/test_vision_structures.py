@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dlbt_core as dlbt
-from oracles.harness import assert_books, assert_near, source
+from oracles.harness import check_books, check_near, source
 
 rand = source(60)
 
@@ -140,10 +140,10 @@ def test_parts(part: str, composite: str) -> None:
     target = dlbt.target.function(lambda out: out)
     both = dlbt.explain(flat, x, target=target, composite=composite, layers="none", audit=True)
     assert not both.ledger.unassigned
-    assert_books(both, part)
+    check_books(both, part)
     for row in range(2):
         alone = dlbt.explain(flat, x[row : row + 1], target=target, composite=composite, layers="none")
-        assert_near(both.inputs["x"][row : row + 1], alone.inputs["x"], 1.0, f"{part}, row {row}")
+        check_near(both.inputs["x"][row : row + 1], alone.inputs["x"], 1.0, f"{part}, row {row}")
 
 
 @pytest.mark.torchvision
@@ -160,4 +160,4 @@ def test_regions_of_several_images_are_not_taken_for_samples() -> None:
 
     found = dlbt.explain(model, x, target=dlbt.target.function(lambda out: out), composite="attnlrp", layers="none")
     assert not found.inputs["x"][0].any()
-    assert_near(sum(found.ledger.unassigned.values()), torch.tensor(8.0), 1.0, "what the summand takes")
+    check_near(sum(found.ledger.unassigned.values()), torch.tensor(8.0), 1.0, "what the summand takes")

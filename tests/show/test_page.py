@@ -194,11 +194,16 @@ def test_text_from_outside_is_escaped(read, of_tokens):
     assert evil in reader.texts
 
 
+def without_data(text: str) -> str:
+    """A page without its pictures: their letters may spell anything."""
+    return re.sub(r"data:[\w/+;]+base64,[\w+/=]+", "", text)
+
+
 def test_nothing_comes_from_outside(tmp_path, of_tokens, of_images):
     path = write_page([of_tokens, Exhibit(of_images, images=torch.rand(2, 3, 6, 5))], tmp_path / "new" / "page.html")
     text = path.read_text(encoding="utf-8")
     reader = Reader(text)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", without_data(text))
     assert all(v.startswith("data:") for v in [*values_of(reader, "src"), *values_of(reader, "href")])
     assert all(v.startswith("data:") for v in values_of(reader, "srcset"))
     assert not {"script", "iframe", "object", "embed", "form"} & set(reader.tags)
@@ -276,7 +281,7 @@ def test_report_with_tables(tmp_path):
 
 def test_notebooks(of_tokens, of_images, of_vectors):
     for explanation in (of_tokens, of_images, of_vectors):
-        text = explanation._repr_html_()
+        text = without_data(explanation._repr_html_())
         reader = Reader(text)
         assert reader.tags[:2] == ["div", "style"]
         assert not {"html", "body", "script", "link"} & set(reader.tags)

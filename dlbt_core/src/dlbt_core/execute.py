@@ -4,71 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlbt_core.composites.composite import Composite
 from dlbt_core.errors import GuardError, NonFiniteError, TargetError
 from dlbt_core.experts import Experts, Routed
 from dlbt_core.explanation import Explanation
-from dlbt_core.graph.experts import Mixture, mixtures, needed
-from dlbt_core.graph.facts import carriers
-from dlbt_core.graph.ir import Graph, Node
+from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.record import record
 from dlbt_core.graph.sample_axis import LOST, SampleAxis
 from dlbt_core.graph.samples import Follower, Samples, per_sample
-from dlbt_core.plugins.loader import Plugins
-from dlbt_core.plugins.services import expansion, graph_pass, help_missing
+from dlbt_core.plugins.services import expansion, help_missing
+from dlbt_core.program import Job, Program, audited, path_of, program_of
 from dlbt_core.scheduler.capture import Capture
 from dlbt_core.scheduler.forward import ForwardProgram, ForwardRun
 from dlbt_core.scheduler.ledger import Account, Ledger
 from dlbt_core.scheduler.plan import Plan
 from dlbt_core.scheduler.propagate import BackwardProgram, Propagation
-from dlbt_core.scheduler.resolve import Layer, Resolver
+from dlbt_core.scheduler.resolve import Resolver
 from dlbt_core.seeds import Met, meet, refuse_function
 from dlbt_core.target import FunctionTarget, Target
 
 __all__ = ["Job", "execute", "plan_of"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is asked of one call."""
-
-    plugins: Plugins
-    composite: str | Composite
-    layers: tuple[Layer, ...]
-    targets: Sequence[Target | FunctionTarget]
-    report: str | Sequence[str]
-    audit: bool
-    fallback: str | None
-    progress: bool
-
-
-@dataclass
-class _Program:
-    """A plan with its two passes, and which values the explanation will show under which names."""
-
-    capture: Capture
-    plan: Plan
-    forward: ForwardProgram
-    backward: BackwardProgram
-    shown: dict[str, int]
-    follower: Follower
-    mixtures: tuple[Mixture, ...] = ()
-
-    def samples(self, run: ForwardRun, met: Sequence[Met]) -> Samples:
-        """Where the samples of a run lie, as far as it can be told with what all these targets look at."""
-        count = met[0].score.shape[0]
-        ends: dict[int, SampleAxis] = {}
-        for value, axis in (item for one in met for item in one.ends.items()):
-            ends[value] = axis if ends.get(value, axis).same(axis) else LOST
-        return self.follower.samples(count, self.follower.forward(count, run.values), _path(self.plan), ends)
 
 
 def execute(
@@ -113,7 +74,7 @@ def plan_of(
 
 def _ready(
     found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job, again: Callable[[], Capture]
-) -> tuple[_Program, ForwardRun]:
+) -> tuple[Program, ForwardRun]:
     """Plan and forward pass, by a new recording where the known one does not hold for these inputs."""
     try:
         return _run(found, inputs, explained, job)
@@ -123,7 +84,7 @@ def _ready(
 
 def _run(
     found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job
-) -> tuple[_Program, ForwardRun]:
+) -> tuple[Program, ForwardRun]:
     """The plan's forward pass. Without its graph passes, where a run hangs on the last digits that they change.
 
     Raises
@@ -131,7 +92,7 @@ def _run(
     GuardError
         If the run would have gone another way than the recorded one.
     """
-    program = _program(found, explained, job)
+    program = program_of(found, explained, job)
     try:
         return program, program.forward.run(inputs, program.capture.state)
     except GuardError:
@@ -139,7 +100,7 @@ def _run(
             raise
     found.unpassed = True
     try:
-        program = _program(found, explained, job)
+        program = program_of(found, explained, job)
         return program, program.forward.run(inputs, program.capture.state)
     except GuardError:
         found.unpassed = False
@@ -155,100 +116,11 @@ def _with_streams(explanations: Sequence[Explanation], names: Sequence[str]) -> 
     return replace(first, streams=named)
 
 
-# -- before ---------------------------------------------------------------------------------------------------------
-
-
-def _program(found: Capture, explained: Iterable[str], job: Job) -> _Program:
-    """The plan and its passes; kept with the capture, since they are the same for each call of this kind."""
-    floating = found.floating_outputs()
-    paths = tuple(dict.fromkeys(path for target in job.targets for path in target.paths(floating)))
-    report = job.report if isinstance(job.report, str) else tuple(job.report)
-    choices = tuple((layer.name, tuple(layer.choices)) for layer in job.layers)
-    key = (
-        paths, job.composite, choices, report, job.audit, job.fallback, tuple(explained), job.plugins.generation,
-        found.unpassed,
-    )  # fmt: skip
-    known = found.programs.get(key)
-    programs = found.programs
-    if known is not None:
-        return known  # type: ignore[no-any-return]
-    composite = job.plugins.composites.resolve(job.composite, found.graph, found.facts)
-    if composite.passes and found.unpassed:
-        composite = replace(composite, passes=(), note="; ".join(filter(None, (composite.note, _UNPASSED))))
-    if composite.passes:
-        found = _passed(found, composite, job)
-    resolver = Resolver(found.graph, found.facts, job.plugins.registry, composite, job.layers, job.fallback)
-    outputs = tuple(found.graph.outputs[path] for path in paths)
-    plan = resolver.plan(
-        {name: found.graph.inputs[name] for name in explained}, outputs, partial(help_missing, job.plugins)
-    )
-    shown = _shown(found.graph, plan, job.report)
-    layers = () if report == "none" else mixtures(found.graph, carriers(found.graph, found.graph.inputs.values()))
-    follower = Follower(found.graph, plan.explained.values())
-    kept = (set(shown.values()) | follower.reads).union(*(needed(found.graph, mixture) for mixture in layers))
-    program = _Program(
-        found,
-        plan,
-        ForwardProgram(found.graph, plan, kept | _audited(plan, job.audit)),
-        BackwardProgram(plan, found.facts, {*shown.values(), *(value for layer in layers for value in layer.reported)}),
-        shown,
-        follower,
-        layers,
-    )
-    programs[key] = program
-    return program
-
-
-_UNPASSED = "without graph passes: what the model does hangs on the last digits of its numbers"
-
-
-def _passed(found: Capture, composite: Composite, job: Job) -> Capture:
-    return found.with_passes(
-        [graph_pass(job.plugins, name) for name in composite.passes], list(job.plugins.analysers.values())
-    )
-
-
-def _audited(plan: Plan, audit: bool) -> set[int]:
-    """With an audit every value on the path is needed, to weigh its messages."""
-    if not audit:
-        return set()
-    found = {slot.value for step in plan.steps for slot in step.slots}
-    return found | {o for step in plan.steps for o in step.node.outputs if o is not None}
-
-
-def _path(plan: Plan) -> list[tuple[Node, list[int]]]:
-    """The nodes that hand relevance back, and what to."""
-    return [(step.node, [slot.value for slot in step.slots]) for step in plan.steps]
-
-
-def _shown(graph: Graph, plan: Plan, report: str | Sequence[str]) -> dict[str, int]:
-    """Names under which relevance is reported, with their values."""
-    if report == "none":
-        return {}
-    names: dict[str, int] = {}
-    parents = {call.module.rpartition(".")[0] for call in graph.modules if call.module}
-    for call in graph.modules:
-        if report == "blocks" and "." in call.module and call.module not in parents:
-            continue
-        key = call.module + (f"#{call.call}" if call.call else "")
-        outputs = [(path, value) for path, value in call.outputs if graph.values[value].is_floating]
-        for path, value in outputs:
-            names[key if len(outputs) == 1 else f"{key}:{path}"] = value
-    if report not in ("blocks", "modules"):
-        for node in graph.nodes:
-            for place, result in enumerate(node.outputs):
-                if result is not None and graph.values[result].is_floating and not node.name.startswith("derived_"):
-                    names[f"{node.name}.{place}" if node.many else node.name] = result
-    if not isinstance(report, str):
-        names = {name: value for name, value in names.items() if any(fnmatchcase(name, glob) for glob in report)}
-    return names
-
-
 # -- targets --------------------------------------------------------------------------------------------------------
 
 
 def _meet(
-    target: Target | FunctionTarget, program: _Program, run: ForwardRun, outputs: Mapping[str, Tensor], job: Job
+    target: Target | FunctionTarget, program: Program, run: ForwardRun, outputs: Mapping[str, Tensor], job: Job
 ) -> Met:
     composite = program.plan.composite
     if isinstance(target, Target):
@@ -259,7 +131,7 @@ def _meet(
 
 
 def _meet_function(
-    target: FunctionTarget, program: _Program, run: ForwardRun, outputs: Mapping[str, Tensor], job: Job
+    target: FunctionTarget, program: Program, run: ForwardRun, outputs: Mapping[str, Tensor], job: Job
 ) -> Met:
     """Record the function on the outputs, and hand its score back to them by the same rules."""
     found, plan = program.capture, program.plan
@@ -279,7 +151,7 @@ def _meet_function(
     ends = tuple(tail.graph.outputs.values())
     tail_plan = resolver.plan(carrying, ends, partial(help_missing, job.plugins))
     follower = Follower(tail.graph, carrying.values())
-    keep = _audited(tail_plan, job.audit) | follower.reads
+    keep = audited(tail_plan, job.audit) | follower.reads
     tail_run = ForwardProgram(tail.graph, tail_plan, keep).run(given, tail.state)
     score = tail_run.values[ends[0]].reshape(-1)
     count = score.shape[0]
@@ -287,7 +159,7 @@ def _meet_function(
     known = {v: of_outputs[o] for p, v in carrying.items() if (o := found.graph.outputs[p]) in of_outputs}
     of_score = SampleAxis.batch(count)
     axes = follower.forward(count, tail_run.values, known)
-    samples = follower.samples(count, axes, _path(tail_plan), dict.fromkeys(ends, of_score))
+    samples = follower.samples(count, axes, path_of(tail_plan), dict.fromkeys(ends, of_score))
     backward = BackwardProgram(tail_plan, tail.facts)
     (result,) = backward.run(
         tail_run,
@@ -330,7 +202,7 @@ def _first_non_finite(found: Capture, inputs: Mapping[str, Tensor]) -> str:
 
 
 def _backward(
-    program: _Program, run: ForwardRun, met: Sequence[Met], samples: Samples, job: Job
+    program: Program, run: ForwardRun, met: Sequence[Met], samples: Samples, job: Job
 ) -> list[list[Propagation]]:
     """The messages of all targets, of each in all its streams; of several targets at once by mapping the pass over them."""
     with _progress(job, len(program.plan.steps)) as tick, torch.no_grad():
@@ -385,7 +257,7 @@ class _progress:
 
 
 def _explanation(
-    program: _Program,
+    program: Program,
     found: Capture,
     given: Mapping[str, Tensor],
     outputs: Mapping[str, Tensor],
@@ -442,7 +314,7 @@ def _explanation(
     )
 
 
-def _plan_from(program: _Program, met: Met) -> Plan:
+def _plan_from(program: Program, met: Met) -> Plan:
     """The plan of what a target function has entered, with that of the function itself."""
     return program.plan if met.plan is None else replace(program.plan.reached_from(met.entered), tail=met.plan)
 

@@ -25,7 +25,8 @@ class ExpertRelevance:
     it is added to those of the other experts. It is the last place where experts are apart, and the same place for every way
     to call them. The sum over experts is the relevance of the layer's routed output, since a sum hands its relevance back to
     the summands in full. What enters an expert has less than that: the part of biases and of the router is gone by then.
-    Where a model weights what enters its experts instead, as Llama 4 does, that product is meant.
+    Where a model weights what is on its way through an expert instead, that product is meant: what enters the experts of Llama
+    4, or shared experts that the router of Inkling rates with the others.
 
     Attributes
     ----------

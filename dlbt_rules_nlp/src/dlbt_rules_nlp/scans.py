@@ -45,6 +45,9 @@ def selective(graph: Graph) -> dict[str, set[int]]:
     - SCALED: a value times a step: d B, or d x. Times a plain value it is the parameter, and the other the signal x.
     - DECAYED: a value times a decay: B exp(...), or the matrix (C B^T) exp(...). Times d x it is the parameter.
     - STATE: a parameter times a signal, and sums of such. Contracted with a plain value, that one is the parameter C.
+
+    There is a scan only if something that was decayed or scaled is multiplied once more. The exponential of a size that scales
+    a box is none.
     """
     carries = carriers(graph, graph.inputs.values())
     decays = _decays(graph, carries)
@@ -52,6 +55,7 @@ def selective(graph: Graph) -> dict[str, set[int]]:
     kinds: dict[int, Kind] = {}
     held = decays | steps
     parameters: set[int] = set()
+    scans = False
     for node in graph.nodes if decays else ():
         read, outputs = _carrying(node, carries)
         if not read or not outputs:
@@ -60,11 +64,14 @@ def selective(graph: Graph) -> dict[str, set[int]]:
         if outputs[0] in held:
             kinds[outputs[0]] = Kind.DECAY if outputs[0] in decays else Kind.STEP
         elif op in _PRODUCTS and len(read) == 2:
+            scans = scans or not {Kind.STATE, Kind.SCALED, Kind.DECAYED}.isdisjoint(found)
             kinds[outputs[0]], parameter = _product(found, _contracts(graph, node))
             parameters.update(() if parameter is None else (read[parameter],))
         elif op in _KEEPS:
             together = Kind.STATE if Kind.STATE in found else min(found)
             kinds.update((output, together) for output in outputs)
+    if not scans:
+        return {"selective": set()}
     held.update(value for value in parameters if _only_scales(graph, value))
     # Holding one of several results would hold the others, too.
     several = {o for node in graph.nodes if len(node.outputs) > 1 for o in node.outputs}

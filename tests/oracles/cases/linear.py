@@ -37,7 +37,9 @@ def checks_of(
     return found + variants_of(case, choices, additive, **more)
 
 
-PRODUCTS = frozenset(f"aten.{name}" for name in "linear addmm addmv addbmm baddbmm mm mv bmm dot outer matmul einsum bilinear".split())
+PRODUCTS = frozenset(
+    f"aten.{name}" for name in "linear addmm addmv addbmm baddbmm mm mv bmm dot outer matmul einsum bilinear".split()
+)
 
 
 def _of_factors(case: Case, additive: tuple[int, ...]) -> list[Check]:

@@ -60,7 +60,8 @@ def _transforms() -> list[Check]:
 def _parts() -> list[Check]:
     x, y = rand(2, 3), rand(2, 3)
     put_together = [
-        Case("aten.complex", "both", lambda a, b: torch.view_as_real(torch.complex(a, b)), (x, y), batched=True, around=(AS_REAL,)),
+        Case("aten.complex", "both", lambda a, b: torch.view_as_real(torch.complex(a, b)), (x, y), batched=True,
+             around=(AS_REAL,)),
         Case("aten.complex", "imaginary", lambda b, a: torch.view_as_real(torch.complex(a, b)), (y,), (x,), batched=True,
              per_sample=(0,), around=(AS_REAL,)),
     ]  # fmt: skip

@@ -29,7 +29,8 @@ _RANKS = _aten("topk sort max min kthvalue")
 """Ops that put out elements of their argument, and as a second result where along a dimension these were."""
 
 _CHOICES = _RANKS | _aten("argmax argmin argsort")
-_SUMS = _aten("sum mean amax amin cumsum logsumexp")
+_SUMS = _aten("sum mean amax amin cumsum logsumexp linalg_vector_norm norm")
+"""Ops each of whose results' elements is made of several of their argument."""
 _SHAPELESS = _aten(
     "to _to_copy type_as dropout contiguous clone alias detach positive lift_fresh resolve_conj resolve_neg"
 )
@@ -149,7 +150,7 @@ def _of_output(graph: Graph, node: Node, output: int, read: list[int], known: Ma
     if op in _ROUTERS:
         return replace(merged, routers=merged.routers | {output})
     if op in _SUMS:
-        return replace(merged, labelled=False, total=op in ("aten.sum", "aten.mean"))
+        return replace(merged, labelled=False, total=op not in ("aten.cumsum", "aten.logsumexp"))
     if op in _DIVISIONS and len(read) == 2 and ratings[1].total and first.routers and not first.total:
         return replace(first, routers=merged.routers, totals=merged.totals | {read[1]})
     if op in ELEMENTWISE:

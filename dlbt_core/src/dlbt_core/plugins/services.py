@@ -34,7 +34,7 @@ def expansion(plugins: Plugins, op: Any) -> Callable[..., Any] | None:
 def _in_place(plugins: Plugins, namespace: str, op: str, overload: str) -> Callable[..., Any] | None:
     """For ``op_``: the lowering of ``op``, written into the first argument."""
     functional = f"{namespace}.{op.removesuffix('_')}.{overload}"
-    lowering = plugins.lowerings.find(functional) if op.endswith("_") else None
+    lowering = plugins.lowerings.find(functional) if op.endswith("_") and not op.endswith("__") else None
     if lowering is None or plugins.registry.knows(functional):
         return None
 

@@ -86,9 +86,10 @@ class _Entry(torch.autograd.Function):
 class Pullback:
     """One op, run once with autograd on: its vector-Jacobian product, without its arguments or results held."""
 
-    __slots__ = ("_edges", "_outputs")
+    __slots__ = ("_edges", "_like", "_outputs")
 
-    def __init__(self, outputs: Sequence[Any], entries: Mapping[tuple[str, int | None], Tensor]) -> None:
+    def __init__(self, op: str, outputs: Sequence[Any], entries: Mapping[tuple[str, int | None], Tensor]) -> None:
+        self._like = _order_of(op, next(iter(entries.values())))
         self._outputs = tuple(
             get_gradient_edge(out) if isinstance(out, Tensor) and out.requires_grad else None for out in outputs
         )
@@ -107,12 +108,31 @@ class Pullback:
 
     def __call__(self, cotangents: Sequence[Tensor | None]) -> dict[tuple[str, int | None], Tensor | None]:
         """The products by (argument, item), for one cotangent per result."""
-        pairs = [(o, c) for o, c in zip(self._outputs, cotangents, strict=True) if o is not None and c is not None]
+        laid = [_in_order(c, self._like) for c in cotangents]
+        pairs = [(o, c) for o, c in zip(self._outputs, laid, strict=True) if o is not None and c is not None]
         if not pairs:
             return dict.fromkeys(self._edges)
         outs, cots = zip(*pairs, strict=True)
         grads = torch.autograd.grad(outs, tuple(self._edges.values()), cots, retain_graph=True, allow_unused=True)
         return dict(zip(self._edges, grads, strict=True))
+
+
+def _order_of(op: str, x: Tensor) -> tuple[int, ...]:
+    """The dimensions of `x` as they lie in memory, where that matters to the op's derivative; else none.
+
+    torch's derivative of a batch norm mixes elements up if a cotangent lies in memory otherwise than what was normalised.
+    """
+    if packet(op) != "aten.batch_norm":
+        return ()
+    return tuple(sorted(range(x.dim()), key=lambda d: x.stride(d), reverse=True))
+
+
+def _in_order(cotangent: Tensor | None, order: tuple[int, ...]) -> Tensor | None:
+    """The same numbers with the dimensions in that order in memory."""
+    if cotangent is None or not order:
+        return cotangent
+    back = sorted(range(len(order)), key=lambda d: order[d])
+    return cotangent.permute(order).contiguous().permute(back)
 
 
 class RuleContext:
@@ -219,9 +239,6 @@ class RuleContext:
         """
         wanted = names or tuple(self.carries)
         cotangents = list(cotangent) if self.node.many else [cotangent]
-        if self.packet == "aten.batch_norm":
-            # torch misreads a message on one sample whose strides could be those of either memory format.
-            cotangents = [c if c is None else c.contiguous() for c in cotangents]
         if replace or self._pullback is None or not set(wanted) <= self.carries:
             found = self._fresh_vjp(cotangents, wanted, replace)
         else:
@@ -263,7 +280,9 @@ class RuleContext:
 
         primals = [args[name] if item is None else args[name][item] for name, item in keys]
         pull = torch.func.vjp(run, *primals)[1]
-        return dict(zip(keys, pull(tuple(c for c in cotangents if c is not None)), strict=True))
+        order = _order_of(self.node.op, primals[0])
+        laid = tuple(_in_order(c, order) for c in cotangents if c is not None)
+        return dict(zip(keys, pull(laid), strict=True))
 
     def damp(self, m: Tensor, epsilon: float | Tensor) -> Tensor:
         """``m * |z| / (|z| + epsilon)``: the epsilon rule's denominator on a multiplier; books what it takes."""

@@ -205,7 +205,7 @@ class ForwardProgram:
         finally:
             torch.set_grad_enabled(False)
         outs = list(out) if node.many else [out]
-        pullbacks[node.index] = Pullback(outs, entries)
+        pullbacks[node.index] = Pullback(node.op, outs, entries)
         if node.guard is not None:
             _check_guard(node, node.guard, out)
         for index, item in zip(node.outputs, outs, strict=False):

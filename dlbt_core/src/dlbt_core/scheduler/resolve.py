@@ -16,7 +16,7 @@ from dlbt_core.graph.ir import Graph, Node, Ref
 from dlbt_core.graph.ops import OF_IDS, packet
 from dlbt_core.rules.fallback import gradient_fallback, ids_rule
 from dlbt_core.rules.registry import Registry
-from dlbt_core.rules.rule import Form
+from dlbt_core.rules.rule import Form, Rule
 from dlbt_core.scheduler.plan import Plan, Slot, Step
 
 __all__ = ["Layer", "Resolver", "describe_missing"]
@@ -147,6 +147,7 @@ class Resolver:
             node = self.graph.nodes[index]
             use, why = chosen[index]
             given: Mapping[str, Any]
+            rule: Rule | None
             if packet(node.op) in OF_IDS and not any(self.graph.values[o].is_floating for o in node.outputs if o is not None):
                 rule, why, given = ids_rule(node.op), "arithmetic on ids", {}
             elif use is None or use.holds_constant:
