@@ -169,9 +169,11 @@ def gradient(entry: Entry, model: Any, given: Mapping[str, Any]) -> Callable[[],
         leaves = {k: v.clone().requires_grad_() for k, v in floating.items()}
         caught: list[Tensor] = list(leaves.values())
 
-        def catch(_module: Any, _args: Any, out: Tensor) -> Tensor:
+        def catch(_module: Any, _args: Any, out: Any) -> Any:
+            if not isinstance(out, Tensor):  # a module of its own kind that is an embedding, too
+                return out
             caught.append(out.detach().requires_grad_())
-            return caught[-1]
+            return caught[-1].clone()  # which the model may write into
 
         tables = [] if leaves else [module for module in model.modules() if isinstance(module, nn.Embedding)]
         handles = [table.register_forward_hook(catch) for table in tables]

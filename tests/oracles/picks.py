@@ -69,6 +69,24 @@ def by_index(dim: int) -> Callable[[Case, Arriving], Owners]:
     return owners
 
 
+def largest_of_scattered(case: Case, arriving: Arriving) -> Owners:
+    """Of what is scattered to a place along dimension 1, and what was there: whatever equals the result."""
+    index = case.constants[-1].expand(arriving.z[0].shape[0], -1)
+    both = [*case.arguments, *case.constants[:-1]]
+    before, scattered = (both[0], both[1]) if both[0].shape == arriving.z[0].shape else (both[1], both[0])
+    first, second = (0, 1) if before is both[0] else (1, 0)
+    rows, width = arriving.z[0].shape
+    found: Owners = []
+    for b in range(rows):
+        for j in range(width):
+            places = [(first, b * width + j, before[b, j])]
+            places += [
+                (second, b * index.shape[1] + k, scattered[b, k]) for k in range(index.shape[1]) if index[b, k] == j
+            ]
+            found.append([(slot, i) for slot, i, value in places if value == arriving.z[0][b, j]])
+    return found
+
+
 def of_two(case: Case, arriving: Arriving) -> Owners:
     """Whichever of two broadcast tensors equals the result; both if both do."""
     both = [*case.arguments, *case.constants]

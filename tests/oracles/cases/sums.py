@@ -10,7 +10,7 @@ import torch
 from oracles.cases.family import Choice, variants_of
 from oracles.dlb import contrastive_sum, sum_by_size
 from oracles.harness import Case, Check, source
-from oracles.picks import all_equal, by_index, of_two, picked
+from oracles.picks import all_equal, by_index, largest_of_scattered, of_two, picked
 from oracles.sums import elementwise_sum, sum_of_products
 
 __all__ = ["CHECKS"]
@@ -227,6 +227,27 @@ def _diff(x: Any, before: Any, after: Any) -> Any:
     return torch.diff(x, prepend=before, append=after)
 
 
+def _reduced_into() -> list[Check]:
+    """Several numbers to one place: the largest or smallest of them, or their mean with what was there."""
+    found = []
+    rows, one = torch.tensor([[0, 1, 1], [2, 0, 0]]), torch.tensor([0, 2, 2])
+    for op, index in (("scatter_reduce", rows), ("index_reduce", one)):
+
+        def reduce(a: Any, s: Any, i: Any, how: str, op: str = op) -> Any:
+            return getattr(torch, op)(a, 1, i, s, how)
+
+        for how in ("amax", "amin"):
+            oracle = partial(picked, owners=largest_of_scattered)
+            fn = partial(reduce, how=how)
+            both = Case(f"aten.{op}", f"{how}-both", fn, (rand(2, 4), rand(2, 3)), (index,), batched=index is one)
+            onto = Case(f"aten.{op}", f"{how}-onto-constant", lambda s, a, i, fn=fn: fn(a, s, i), (rand(2, 3),),
+                        (rand(2, 4), index), batched=index is one, per_sample=(0,))  # fmt: skip
+            found += [Check(both, "gradient", oracle), Check(onto, "gradient", oracle)]
+        mean = Case(f"aten.{op}", "mean", partial(reduce, how="mean"), (rand(2, 4), rand(2, 3)), (index,))
+        found.append(Check(mean, "gradient", partial(sum_of_products, additive=(0, 1), offset_name="constant")))
+    return found
+
+
 def _picks() -> list[Check]:
     found: list[Check] = []
     tied = torch.tensor([[1.0, 3.0, 3.0, -2.0], [0.5, 0.5, -1.0, -1.0]], dtype=torch.float64)
@@ -254,6 +275,7 @@ def _picks() -> list[Check]:
         add("sort", f"last-{name}", lambda a: torch.sort(a), (x,), by_index(-1), batched=True)
         add("sort", f"down-{name}", lambda a: torch.sort(a, 1, descending=True), (x,), by_index(1), batched=True)
         add("sort", f"stable-{name}", lambda a: torch.sort(a, dim=0, stable=True), (x,), by_index(0))
+    found += _reduced_into()
     for op in ("maximum", "minimum", "fmax", "fmin", "max", "min"):
         fn = getattr(torch, op)
         if op in ("max", "min"):

@@ -63,6 +63,17 @@ def declare(add: RuleSet) -> None:
                 ctx.absorb("constant", ctx.vjp(m, name, **{name: full})[name], full)
         return ctx.vjp(m)
 
+    @add.rule("aten.scatter_reduce", "aten.index_reduce", variant="gradient", absorbs=("constant",), default=True,
+              reads=("pullback", "constants", "carrying", "output"))  # fmt: skip
+    def reduced_into(ctx: RuleContext, m: Any) -> dict[str, Any]:
+        """R_i = x_i dz/dx_i m: all to the largest, or in parts to the terms of a sum or mean: the op's gradient.
+
+        A constant keeps its part; of a product of n elements it is - (n - 1) R.
+        """
+        handed = ctx.vjp(m)
+        ctx.absorb_rest("constant", m, handed)
+        return handed
+
     @add.rule(*_BINARY_PICKS, variant="gradient", absorbs=("constant",), default=True,
               reads=("carrying", "constants", "output"))  # fmt: skip
     def picked_of_two(ctx: RuleContext, m: Any) -> dict[str, Any]:

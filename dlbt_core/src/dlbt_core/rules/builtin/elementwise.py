@@ -84,6 +84,8 @@ VANISHING: Mapping[str, Callable[[RuleContext], float]] = {
     "aten.asin": lambda ctx: 1.0,
     "aten.atan": lambda ctx: 1.0,
     "aten.sinh": lambda ctx: 1.0,
+    "aten.asinh": lambda ctx: 1.0,
+    "aten.atanh": lambda ctx: 1.0,
     "aten.erf": lambda ctx: 2 / math.sqrt(math.pi),
     "aten.expm1": lambda ctx: 1.0,
     "aten.log1p": lambda ctx: 1.0,

@@ -30,6 +30,12 @@ def declare(add: LoweringSet) -> None:
         """z = (1 - w) self + w end."""
         return torch.add(self * (1 - weight), end * weight)
 
+    @add.lowering("aten.mse_loss")
+    def mse_loss(self: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+        """z = (x - y)^2, its mean (1) or its sum (2)."""
+        squares = (self - target).square()
+        return squares if reduction == 0 else squares.mean() if reduction == 1 else squares.sum()
+
     @add.lowering("aten.var_mean.correction")
     def var_mean(
         self: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
