@@ -62,7 +62,8 @@ FIXES: dict[str, dict[str, Any]] = {
     "mamba": {"time_step_rank": 4}, "falcon_mamba": {"time_step_rank": 4},
     "funnel": {"block_sizes": [1, 1, 1]}, "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "esmc": {"vocab_size": 100},
-    "vits": {"vocab_size": 100, "flow_size": 32, "upsample_initial_channel": 64, "spectrogram_bins": 33},
+    "vits": {"vocab_size": 100, "flow_size": 32, "upsample_initial_channel": 64, "spectrogram_bins": 33,
+             "noise_scale": 0.0, "noise_scale_duration": 0.0},
     "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8}, "hunyuan_vl_text": {"head_dim": 8},
     "lfm2_moe": {"num_dense_layers": 1}, "neomme": {"head_dim": 16}, "glm4v_moe_text": {"head_dim": 16},
     "ernie4_5_vl_moe_text": {"rope_parameters": {"mrope_section": [1, 1, 2]}},
@@ -115,8 +116,8 @@ FIXES: dict[str, dict[str, Any]] = {
     "shieldgemma2": {"yes_token_index": 50, "no_token_index": 51}, "superpoint": {"keypoint_decoder_dim": 65},
     "blip-2": {"image_token_index": 98}, "instructblip": {"image_token_index": 98},
     "instructblipvideo": {"video_token_index": 98},
-    "pp_ocrv6_small_det": {"backbone_config": _LCNET, "layer_list_out_channels": [16, 32, 32, 32]},
-    "pp_ocrv5_server_det": _OCR, "pp_ocrv6_medium_det": {**_OCR, "backbone_config": _LCNET},
+    "pp_lcnet_v4": _LCNET, "pp_ocrv6_small_det": {"layer_list_out_channels": [16, 32, 32, 32]},
+    "pp_ocrv5_server_det": _OCR, "pp_ocrv6_medium_det": _OCR,
 }  # fmt: skip
 """Fields by model type; also of configurations within others."""
 

@@ -33,6 +33,7 @@ KINDS: Mapping[str, str] = {
 }  # fmt: skip
 """Kind to the auto mapping it comes from; the base models last, of what has no head."""
 
+
 @dataclass(frozen=True)
 class Entry:
     """A class of transformers: its name, its kind, and the model type whose configuration it takes."""
@@ -68,6 +69,8 @@ class Entry:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         given = {k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in given.items()}
+        if dtype == torch.float64:
+            _in_float64(model)
         return model.to(dtype).eval(), given
 
     def score(self, out: Any, batch: int = 2) -> Tensor:
@@ -78,8 +81,9 @@ class Entry:
         if getattr(out, "start_logits", None) is not None:
             both = out.start_logits[..., POSITION] + out.end_logits[..., POSITION]
             return both.flatten(1).sum(1) if both.dim() > 1 else both  # type: ignore[no-any-return]
-        if getattr(out, "logits_per_image", None) is not None:
-            return out.logits_per_image.diagonal()  # each image with its own text
+        for name in ("logits_per_image", "logits_per_video", "logits_audio_text"):
+            if getattr(out, name, None) is not None:
+                return getattr(out, name).diagonal()  # each image with its own text
         found = _main_output(out)
         found = found[0] if found.shape[0] == 1 != batch and found.dim() > 2 else found
         if found.shape[0] != batch and found.shape[0] % batch == 0:
@@ -138,8 +142,30 @@ def _mild(model: nn.Module) -> None:
             if isinstance(module, nn.Embedding):
                 module.weight.normal_(0.0, 0.5)
         for name, parameter in model.named_parameters():
-            if name.rpartition(".")[2] in ("logit_scale", "temperature"):
+            if "logit_scale" in name or name.endswith("temperature"):
                 parameter.fill_(1.0)
+
+
+def _in_float64(model: nn.Module) -> None:
+    """Norms, softmaxes, and states that a class computes in float32 whatever its weights are: in float64 while it runs.
+
+    Otherwise they would hide every error below 1e-7.
+    """
+    own = {"float32": torch.float32, "float": torch.float}
+    short = Tensor.float
+
+    def enter(*_: Any) -> None:
+        for name in own:
+            setattr(torch, name, torch.float64)
+        Tensor.float = Tensor.double  # type: ignore[method-assign]
+
+    def leave(*_: Any) -> None:
+        for name, kept in own.items():
+            setattr(torch, name, kept)
+        Tensor.float = short  # type: ignore[method-assign]
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
 
 
 # -- outputs ------------------------------------------------------------------------------------------------------------

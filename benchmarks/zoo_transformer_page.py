@@ -14,7 +14,7 @@ from rich.table import Table
 
 __all__ = ["COLUMNS", "LIMITS", "REASONS", "Row", "causes", "cells", "markdown", "reasons", "summary", "table"]
 
-LIMITS = {torch.float32: 1e-3, torch.float64: 1e-6}  # norms and softmax are in float32 in many a float64 model
+LIMITS = {torch.float32: 1e-3, torch.float64: 1e-8}
 ROWS = 1e-3
 
 

@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], list[st
         [
             "aten.linear.default has no variant 'taylor' (asked by this call's rules",
             "It has: core:alpha_beta, core:dlb_contrastive, core:dlb_default, core:epsilon, core:flat, core:gamma, "
-            "core:gradient, core:norm, core:pass, core:w_square, core:zbox, core:zplus",
+            "core:gradient, core:norm, core:pass, core:signal, core:uniform, core:w_square, core:zbox, core:zplus",
         ],
     ),
     "unknown parameter": (

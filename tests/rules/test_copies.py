@@ -40,8 +40,15 @@ def test_ids_that_are_cast(dtype: torch.dtype) -> None:
 
     found = dlbt.explain(plain, ids, target=1, explain_inputs=["ids"])
     check_near(found.relevance, table[ids][..., 1], 1.0, "ids")
-    with pytest.raises(dlbt.errors.InputError):  # a sum of ids is none of them
-        dlbt.explain(model, ids, target=1, explain_inputs=["ids"])
+    shifted = dlbt.explain(model, ids, target=1, explain_inputs=["ids"])  # new ids at the same positions
+    check_near(shifted.relevance, found.relevance, 1.0, "ids plus nothing")
+
+
+@pytest.mark.parametrize("op", ["type_as", "expand_as", "view_as", "reshape_as"])
+def test_nothing_flows_from_a_tensor_whose_shape_alone_is_looked_at(op: str) -> None:
+    constant, x = source(62)(2, 3), source(63)(2, 3)
+    with pytest.raises(dlbt.errors.InputError, match="nothing to explain: output '' does not depend on 'x'"):
+        dlbt.explain(lambda x: getattr(constant, op)(x), x, target=1)
 
 
 def test_function_of_results_that_share_memory() -> None:

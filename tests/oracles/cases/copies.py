@@ -122,10 +122,6 @@ _ONE: list[tuple[str, str, Any, Any, bool]] = [
 ]
 
 _WITH: list[tuple[str, str, Any, tuple[Any, ...], tuple[Any, ...], bool | None]] = [
-    ("type_as", "constant-first", lambda b, a: a.type_as(b), (x23,), (rand(2, 3),), False),
-    ("expand_as", "constant-first", lambda b, a: a.expand_as(b), (x23,), (rand(3),), False),
-    ("view_as", "constant-first", lambda b, a: a.view_as(b), (x23,), (rand(3, 2),), False),
-    ("reshape_as", "constant-first", lambda b, a: a.reshape_as(b), (x23,), (rand(6),), False),
     ("expand_as", "both", lambda a, b: a.expand_as(b), (rand(2, 1, 3), rand(2, 4, 3)), (), True),
     ("view_as", "like", lambda a, b: a.view_as(b), (x234,), (rand(2, 12),), True),
     ("reshape_as", "like", lambda a, b: a.reshape_as(b), (x234,), (rand(2, 12),), True),

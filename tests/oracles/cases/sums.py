@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -234,7 +235,9 @@ def _reduced_into() -> list[Check]:
     for op, index in (("scatter_reduce", rows), ("index_reduce", one)):
 
         def reduce(a: Any, s: Any, i: Any, how: str, op: str = op) -> Any:
-            return getattr(torch, op)(a, 1, i, s, how)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"index_reduce\(\) is in beta", UserWarning)
+                return getattr(torch, op)(a, 1, i, s, how)
 
         for how in ("amax", "amin"):
             oracle = partial(picked, owners=largest_of_scattered)

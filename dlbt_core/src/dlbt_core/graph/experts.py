@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.graph.ir import Graph, Node, Ref, substitute
-from dlbt_core.graph.ops import COPIES, ELEMENTWISE, arguments, packet, resolve_op
+from dlbt_core.graph.ops import COPIES, ELEMENTWISE, LIKE, arguments, packet, resolve_op
 
 __all__ = ["Mixture", "Part", "facts_of", "mixtures", "needed", "origins"]
 
@@ -35,9 +35,6 @@ _SHAPELESS = _aten(
     "to _to_copy type_as dropout contiguous clone alias detach positive lift_fresh resolve_conj resolve_neg"
 )
 """Copies that leave every element in its place."""
-
-_LIKE = _aten("type_as view_as reshape_as expand_as")
-"""Ops that look at their second argument for its shape or dtype alone."""
 
 _PRODUCTS = _aten("mul multiply")
 _DIVISIONS = _aten("div divide true_divide")
@@ -119,7 +116,7 @@ def mixtures(graph: Graph, carries: Set[int]) -> tuple[Mixture, ...]:
     for node in graph.nodes:
         op = packet(node.op)
         read = [index for index in dict.fromkeys(node.inputs) if index in carries and graph.values[index].is_floating]
-        read = read[:1] if op in _LIKE else read
+        read = read[:1] if op in LIKE else read
         if not read:
             continue
         roots = {known.setdefault(index, _Rating(index)).root for index in read}

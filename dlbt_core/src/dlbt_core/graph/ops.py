@@ -92,7 +92,7 @@ COPIES = COPIES_OF_PIXELS | _aten(
 ELEMENTWISE = _aten(
     """add sub rsub mul div neg pow square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 log10 abs sign
     relu relu6 leaky_relu silu gelu elu celu selu mish softplus sigmoid log_sigmoid logsigmoid tanh hardtanh hardswish
-    hardsigmoid sin cos tan asin acos atan sinh cosh erf erfc clamp clamp_min clamp_max clip prelu rrelu softsign
+    hardsigmoid sin cos tan asin acos atan sinh asinh atanh cosh erf erfc clamp clamp_min clamp_max clip prelu rrelu softsign
     tanhshrink hardshrink softshrink threshold floor ceil round trunc maximum minimum multiply divide subtract
     true_divide negative absolute"""
 )

@@ -33,7 +33,11 @@ INDEXED: Mapping[str, tuple[str, ...]] = {
     "aten.rnn_tanh": ("batch_sizes",),
     "aten.rnn_relu": ("batch_sizes",),
 } | dict.fromkeys(
-    (f"aten.{name}" for name in "index_select index_add index_copy index_fill gather scatter scatter_add".split()),
+    (
+        f"aten.{name}"
+        for name in """index_select index_add index_reduce index_copy index_fill gather scatter scatter_add
+        scatter_reduce""".split()
+    ),
     ("index",),
 )
 """Arguments whose numbers say which element goes where."""
@@ -147,7 +151,7 @@ def _along_one(copy: Copied) -> SampleAxis | None:
 
 def _dimension(copy: Copied) -> int | None:
     """The one dimension an op works along, counted from the left; None if there are several."""
-    if "indices" in copy.node.args:
+    if packet(copy.node.op) in ("aten.index", "aten.index_put"):
         given = copy.node.args["indices"]
         used = [place for place, index in enumerate(given) if index is not None]
         return used[0] if len(used) == 1 and len(copy.shape(given[used[0]])) == 1 else None
@@ -269,9 +273,12 @@ def _numbers(copy: Copied, args: dict[str, Any]) -> SampleAxis | None:
     return compress(found[copy.place] if copy.node.many else found)
 
 
+_ADDING = frozenset(f"aten.{name}" for name in "index_add index_reduce scatter_add scatter_reduce".split())
+
+
 def _adds(copy: Copied) -> bool:
     """Whether what is written is added to what is there already."""
-    return packet(copy.node.op) in ("aten.index_add", "aten.scatter_add") or bool(copy.node.args.get("accumulate"))
+    return packet(copy.node.op) in _ADDING or bool(copy.node.args.get("accumulate"))
 
 
 def _accumulated(copy: Copied, args: dict[str, Any]) -> Tensor | None:
@@ -284,7 +291,7 @@ def _accumulated(copy: Copied, args: dict[str, Any]) -> Tensor | None:
         again = torch.ops.aten.index(written, args["indices"])
     else:
         dim, index = args["dim"], args["index"]
-        if name == "aten.index_add":
+        if name in ("aten.index_add", "aten.index_reduce"):
             added = args["source"]
             index = index.view([-1 if d == dim % added.dim() else 1 for d in range(added.dim())]).expand_as(added)
         else:
@@ -336,12 +343,12 @@ _HOW: Mapping[str, Callable[[Copied], SampleAxis | None]] = {
     **_each(_reshaped, "view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as reshape_as"),
     **_each(_permuted, "permute transpose swapaxes swapdims t numpy_T mT mH matrix_H adjoint movedim moveaxis"),
     **_each(_along_one, """slice narrow select unbind split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk
-                           flip roll repeat_interleave index_select index_add index_copy index_fill cat concat concatenate
-                           slice_scatter select_scatter"""),
+                           flip roll repeat_interleave index_select index_add index_reduce index_copy index_fill cat
+                           concat concatenate slice_scatter select_scatter"""),
     **_each(_stacked, "stack"),
     **_each(_indexed, "index"),
     **_each(_along_one, "index_put"),
-    **_each(_gathered, "gather take_along_dim scatter scatter_add"),
+    **_each(_gathered, "gather take_along_dim scatter scatter_add scatter_reduce"),
     **_each(_overwritten, "copy"),
     **_each(_padded, "constant_pad_nd pad"),
 }  # fmt: skip

@@ -27,7 +27,10 @@ __all__ = ["Axes", "Follower", "Samples", "per_sample", "positions"]
 Axes = dict[int, SampleAxis]
 Path = Sequence[tuple[Node, Sequence[int]]]
 
-_WRITES = frozenset(f"aten.{name}" for name in "index_add index_copy index_put scatter scatter_add".split())
+_WRITES = frozenset(
+    f"aten.{name}"
+    for name in "index_add index_reduce index_copy index_put scatter scatter_add scatter_reduce".split()
+)
 """Ops that write to some places of what belongs to no sample yet; other samples may be written to the others."""
 
 
@@ -69,7 +72,7 @@ class Follower:
         self._starts = tuple(starts)
         carries = carriers(graph, self._starts)
         reached = [node for node in graph.nodes if carries.intersection(node.outputs)]
-        self._sources = {node.index: _copied_from(node, receivers(node, carries, graph)) for node in reached}
+        self._sources = {node.index: receivers(node, carries, graph) for node in reached}
         self._nodes = [graph.nodes[index] for index, sources in self._sources.items() if sources]
         self._carries = carries
         self._read = {node.index for node in self._nodes if positions(graph, [node])}
@@ -196,16 +199,6 @@ class Follower:
                 if outputs & lost and not lost.intersection(handed):
                     first.append(node.name)
         return Samples(count, {v: axis for v, axis in found.items() if v not in loose}, tuple(first[::-1]))
-
-
-_LIKE = frozenset(f"aten.{name}" for name in "type_as expand_as view_as reshape_as".split())
-
-
-def _copied_from(node: Node, sources: Sequence[int]) -> list[int]:
-    """Without a tensor of which only the shape or the dtype is looked at."""
-    aside = {ref.index for ref in refs_in(node.args.get("other"))} if packet(node.op) in _LIKE else set()
-    own = {ref.index for ref in refs_in(node.args.get("self"))}
-    return [index for index in sources if index not in aside - own]
 
 
 def positions(graph: Graph, nodes: Iterable[Node]) -> set[int]:

@@ -138,7 +138,9 @@ def dtype(check: Check) -> str | None:
     """In float32, bfloat16 and float16, as far as the op has them: the same precision comes out, near float64's values."""
     masks = masks_for(check.case.outputs())
     double = everything(run(check, masks), check)
-    tried = [precision for precision in ROUNDED if _in_precision(check, masks, precision, double)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ComplexHalf support is experimental", UserWarning)
+        tried = [precision for precision in ROUNDED if _in_precision(check, masks, precision, double)]
     return None if tried else "the op has none of float32, bfloat16 and float16"
 
 
