@@ -36,6 +36,11 @@ def declare(add: LoweringSet) -> None:
         squares = (self - target).square()
         return squares if reduction == 0 else squares.mean() if reduction == 1 else squares.sum()
 
+    @add.lowering("aten.polar")
+    def polar(abs: Tensor, angle: Tensor) -> Tensor:
+        """z = r (cos phi + i sin phi)."""
+        return torch.complex(abs * torch.cos(angle), abs * torch.sin(angle))
+
     @add.lowering("aten.var_mean.correction")
     def var_mean(
         self: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
