@@ -125,6 +125,7 @@ _WITH: list[tuple[str, str, Any, tuple[Any, ...], tuple[Any, ...], bool | None]]
     ("expand_as", "both", lambda a, b: a.expand_as(b), (rand(2, 1, 3), rand(2, 4, 3)), (), True),
     ("view_as", "like", lambda a, b: a.view_as(b), (x234,), (rand(2, 12),), True),
     ("reshape_as", "like", lambda a, b: a.reshape_as(b), (x234,), (rand(2, 12),), True),
+    ("broadcast_tensors", "both", lambda a, c: T.broadcast_tensors([c, a]), (rand(2, 1, 3),), (rand(4, 1),), True),
     ("broadcast_tensors", "two", lambda a, b: T.broadcast_tensors([a, b]), (rand(2, 1, 3), rand(2, 4, 1)), (), True),
     (
         "broadcast_tensors",

@@ -23,7 +23,7 @@ _WITH_CONSTANTS = frozenset(
     for name in (
         "cat concat concatenate stack hstack vstack dstack column_stack row_stack where masked_fill slice_scatter "
         "select_scatter diagonal_scatter index_put index_copy index_fill scatter masked_scatter constant_pad_nd pad "
-        "type_as expand_as view_as reshape_as"
+        "type_as expand_as view_as reshape_as broadcast_tensors"
     ).split()
 )
 _CASTS = frozenset({"aten.to", "aten._to_copy"})
