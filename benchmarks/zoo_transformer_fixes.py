@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["BEFORE", "CLASSES", "FIXES"]
+__all__ = ["BEFORE", "CLASSES", "FIXES", "KERNELS"]
 
 _MAMBA2 = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 4}
 _HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_ssm": 64}
@@ -53,6 +53,7 @@ FIXES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {**_HYBRID, "layer_types": ["mamba", "attention"]},
     "zamba": _ZAMBA,
     "zamba2": {**_ZAMBA, "n_mamba_heads": 4, "mamba_headdim": 16, "mamba_ngroups": 1, "hybrid_layer_ids": [1, 3]},
+    "glm5_next_text": {"linear_head_dim": 8, "linear_num_heads": 4},
     "xmod": {"default_language": "en_XX"}, "lilt": {"hidden_size": 48},
     "mobilebert": {"embedding_size": 16, "intra_bottleneck_size": 32, "true_hidden_size": 32},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]}, "ministral": {"head_dim": 8},
@@ -159,3 +160,5 @@ CLASSES: dict[str, dict[str, Any]] = {
     }},
 }  # fmt: skip
 """Fields by the class of the model."""
+KERNELS = ("mra",)
+"""Model types whose attention gives zeros where a kernel for CUDA is missing: nothing of them would be explained."""

@@ -86,8 +86,10 @@ GIVEN: dict[str, dict[str, Any]] = {
     "FunAsrNanoEncoder": {"input_features": Normal((24, 112)), "input_features_mask": Ones((24,))},
     "Qwen3ASREncoder": {"input_features": Normal((16, 100)), "input_features_mask": Ones((100,))},
     "UdopForConditionalGeneration": {"bbox": [[0.1 * k, 0.2, 0.1 * k + 0.1, 0.3] for k in range(8)], "pixel_values": ...},
-    **_each("PPOCRV5MobileRecModel PPOCRV5ServerRecModel", {"pixel_values": Normal((3, 96, 96))}),
-    "Blip2ForConditionalGeneration": {"input_ids": Images(10, 98), "attention_mask": Ones((18,))},
+    **_each("PPOCRV5MobileRecModel PPOCRV5ServerRecModel PPOCRV6SmallRecModel PPOCRV6TinyRecModel",
+            {"pixel_values": Normal((3, 96, 96))}),
+    **_each("Blip2ForConditionalGeneration Blip2ForImageTextRetrieval",
+            {"input_ids": Images(10, 98), "attention_mask": Ones((18,))}),
     "InstructBlipForConditionalGeneration": {"input_ids": Images(10, 98), "attention_mask": Ones((18,)),
                                              "qformer_input_ids": Below(90, (8,))},
     "InstructBlipVideoForConditionalGeneration": {"pixel_values": Normal((4, 3, 64, 64)), "input_ids": Images(40, 98),
@@ -127,5 +129,5 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "SpeechEncoderDecoderModel": ("input_features",), "ShieldGemma2ForImageClassification": ("pixel_values",),
 }  # fmt: skip
 """Inputs that a class takes but not together with the others."""
-ALONE = ("MiniCPMOcrVisionModel", "MiniCPMV4_7VisionModel")
-"""Classes whose inputs have no dimension of samples: they are given one."""
+ALONE = ("MiniCPMOcrVisionModel", "MiniCPMV4_7VisionModel", "TvpModel")
+"""Classes that take one sample only: no dimension of the input counts them, or a reshape forgets them."""

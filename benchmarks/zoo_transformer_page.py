@@ -141,6 +141,7 @@ def reasons(found: list[Row], dtype: torch.dtype) -> list[tuple[str, list[str]]]
 
 
 REASONS = {
+    r"without its kernel for CUDA": "needs a kernel for CUDA: without it its attention gives zeros",
     r"requires the timm library": "needs the package timm",
     r"requires the natten library": "needs the package natten",
     r"requires the detectron2 library": "needs the package detectron2",

@@ -238,7 +238,8 @@ _TABLE: Mapping[str, Where] = (
             """contiguous clone alias positive lift_fresh lift_fresh_copy detach resolve_conj resolve_neg to _to_copy type_as
             dropout feature_dropout alpha_dropout feature_alpha_dropout masked_fill where tril triu expand expand_as
             broadcast_to broadcast_tensors addcmul addcdiv lerp fmax fmin logit erfinv complex real imag angle _conj
-            conj_physical _neg_view fmod remainder atan2 nan_to_num logaddexp logaddexp2 xlogy hypot special_expit special_erf sinc log_ndtr
+            conj_physical _neg_view fmod remainder atan2 nan_to_num logaddexp logaddexp2 xlogy hypot special_expit
+            special_erf sinc log_ndtr
             lgamma digamma floor_divide""": _broadcast,
             "max min mean sum amax amin prod var std logsumexp linalg_vector_norm norm median kthvalue": _reduced,
             "var_mean std_mean": _reduced,
