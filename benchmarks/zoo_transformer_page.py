@@ -111,7 +111,7 @@ def summary(found: list[Row], dtype: torch.dtype) -> list[tuple[str, ...]]:
         own = [row for row in found if row.composite == composite]
         here = [row for row in own if row.verdict(dtype) != "not here"]
         counted = collections.Counter(row.verdict(dtype) for row in here)
-        worst = max((row.error for row in here if not math.isnan(row.error)), default=math.nan)
+        worst = max((row.error for row in here if not row.failure and not math.isnan(row.error)), default=math.nan)
         ratios = [row.ratio for row in here if not math.isnan(row.ratio)]
         times = (f"{statistics.median(ratios):.2f}", f"{max(ratios):.2f}") if ratios else ("", "")
         lines.append((composite, str(len(own)), str(len(here)), str(counted[""]), *(str(counted[v]) for v in verdicts),
@@ -163,7 +163,7 @@ or the likeliest token at one position. *Zeros*: exactly 0 on the last two token
 they are. *Rows*: how far a row of the batch is from the sample alone, unless already the model's score is. Sound: every op had
 a rule, relevance is finite and not 0 everywhere, the books close to {limit:g} of the score, zeros and rows hold; *(float64)*:
 in that type, since these random weights amplify the rounding of float32. Time / gradient: an explanation over forward + input
-gradient by autograd, medians of 3 interleaved runs, on models so small that most of it is overhead of Python."""
+gradient by autograd, interleaved runs after a warm-up, on models so small that most of it is overhead of Python."""
 
 
 def markdown(found: list[Row], dtype: torch.dtype) -> str:
@@ -192,7 +192,7 @@ def markdown(found: list[Row], dtype: torch.dtype) -> str:
     page += lines(("what", "classes", "which"), _counted(causes(found)))
     page += ["## What transformers cannot build or run here", ""]
     page += lines(("why", "classes", "which"), _counted(reasons(found, dtype)))
-    page += ["## All classes", "", *lines(COLUMNS, [cells(row) for row in found])]
+    page += ["## All classes", "", *lines(COLUMNS, [cells(row) for row in sorted(found, key=lambda row: row.kind)])]
     return "\n".join(page)
 
 
