@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import dlbt_core
 from dlbt_core.cli.app import app
 from dlbt_core.errors import PluginError
 from dlbt_core.plugins.scaffold import new_plugin
@@ -72,11 +71,9 @@ def test_dlbt_finds_it(written: Path, installed: Mapping[str, str]) -> None:
     assert [(rule["op"], rule["variant"]) for rule in rules] == [("acme_rotary.mix", "epsilon"), ("acme_rotary.mix", "zplus")]
 
 
-def test_it_is_typed_and_linted(written: Path, installed: Mapping[str, str]) -> None:
+def test_it_is_linted(written: Path, installed: Mapping[str, str]) -> None:
+    """By its own settings; that the example is typed, ``make lint`` says."""
     run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], written, installed)
-    with_us = str(Path(dlbt_core.__file__).parents[1])
-    mypy = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--cache-dir", str(ROOT / ".mypy_cache"), "src"]
-    run(mypy, written, {**installed, "MYPYPATH": with_us})
 
 
 @pytest.mark.parametrize("name", ["Acme", "acme rotary", "3d", "-acme", "acme--x", "dlbt-"])
