@@ -14,7 +14,7 @@ from torch import Tensor
 from dlbt_core.errors import GuardError
 from dlbt_core.graph.ir import Graph, Guard, Node, Ref, refs_in
 from dlbt_core.graph.ops import arguments, resolve_op
-from dlbt_core.rules.context import Pullback
+from dlbt_core.rules.pullback import Pullback
 from dlbt_core.scheduler.derived import DerivedWeights, weights_only
 from dlbt_core.scheduler.plan import Plan, Slot, Step
 
