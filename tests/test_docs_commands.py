@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -47,6 +49,16 @@ def test_the_comparison_is_strict() -> None:
     assert fits("─── x", "─────── x")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the examples were run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_examples_print_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = re.findall(r"^```py\n# (\S+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     assert [name for name, _ in files] == ["models.py"]

@@ -34,8 +34,8 @@ UNBATCHED = (
     frozenset(
         "aten.dot aten.outer aten.addbmm aten.trace aten.t aten.numpy_T aten.matrix_H aten.flipud aten.vstack aten.row_stack "
         "aten.as_strided aten.as_strided_scatter aten.diagonal_scatter aten.masked_select aten.masked_scatter aten.scatter "
-        "aten.gather aten.take_along_dim aten.scatter_add aten._native_batch_norm_legit.no_stats aten.mv#pass "
-        "aten.addmv#pass aten.embedding_bag aten._embedding_bag aten._embedding_bag_forward_only".split()
+        "aten.gather aten.take_along_dim aten.scatter_add aten.scatter_reduce aten._native_batch_norm_legit.no_stats "
+        "aten.mv#pass aten.addmv#pass aten.embedding_bag aten._embedding_bag aten._embedding_bag_forward_only".split()
     )
     | (detection.UNBATCHED - detection.ABSENT)
     | recurrent.UNBATCHED
