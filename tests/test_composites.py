@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -214,21 +215,11 @@ def test_toml_round_trip(composite: dlbt.Composite, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = ", "is not TOML"),
-        ("names = 'x'", "has an entry 'names'. Known entries: choice, name, passes, prefer."),
-        ("", "has no 'name'"),
-        ("name = 'x'\n[[choice]]\nselect = {}", "choice 1 has no 'use'"),
-        ("name = 'x'\n[[choice]]\nuse = 'epsilon'\nselect = {ops = 'a'}", "choice 1 has an entry 'ops'"),
-    ],
-)
-def test_toml_errors(text: str, message: str) -> None:
-    with pytest.raises(DlbtError, match=message):
-        dlbt.Composite.from_toml(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+        ("names = 'x'", "composite has an entry 'names'. Known entries: choice, name, passes, prefer, streams."),
+        ("", "composite has no 'name'. Write e.g. name = \"ours\" in its first line."),
+        ("name = 'x'\n[[choice]]\nselect = {}", "composite, choice 1 has no 'use'. Write e.g. use = \"epsilon\"."),
+        ("name = 'x'\n[[choice]]\nuse = 'epsilon'\nselect = {ops = 'a'}", "composite, choice 1 has an entry 'ops'. "
+         "Known entries: fact, first, has, last, module, module_type, op."),
         ("name = 3", "composite: 'name' is a string, not 3."),
         ("name = 'x'\nchoice = 'epsilon'", "composite: 'choice' is a list, not 'epsilon'."),
         ("name = 'x'\nchoice = ['a']", "composite, choice 1 is 'a', not a table. Write [[choice]] above each choice."),
@@ -236,11 +227,26 @@ def test_toml_errors(text: str, message: str) -> None:
         ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = {op = 3}", "composite, choice 1: 'op' is a string or a list, not 3."),
         ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = {first = 1}", "composite, choice 1: 'first' is true or false, not 1."),
     ],
-)
-def test_toml_of_the_wrong_type(text: str, message: str) -> None:
+)  # fmt: skip
+def test_toml_errors(text: str, message: str) -> None:
     with pytest.raises(DlbtError) as caught:
         dlbt.Composite.from_toml(text)
     assert str(caught.value) == message
+
+
+def test_what_is_no_toml() -> None:
+    with pytest.raises(tomllib.TOMLDecodeError) as of_python:
+        tomllib.loads("name = ")
+    with pytest.raises(DlbtError) as caught:
+        dlbt.Composite.from_toml("name = ")
+    assert str(caught.value) == f"composite is not TOML: {of_python.value}"
+
+
+def test_a_pass_that_nobody_brought() -> None:
+    known = ", ".join(one.name for one in dlbt.default_plugins().passes)
+    with pytest.raises(dlbt.errors.UnknownCompositeError) as caught:
+        dlbt.explain(net(), X, composite=dlbt.Composite("ours", passes=("fold",)))
+    assert str(caught.value) == f"no graph pass 'fold'. There are: {known}."
 
 
 def test_a_file_is_as_good_as_a_name(tmp_path: Path) -> None:

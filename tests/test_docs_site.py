@@ -88,6 +88,12 @@ def test_every_composite_is_in_the_reference(script: ModuleType, pages: dict[str
             assert ("held constant" if use.holds_constant else f"`{use.variant}`") in section
 
 
+NO_FORMULA = (
+    "mine:mine.op#mine has no formula, at {place}.\n"
+    '  fix  start its docstring with one: "R_i = x_i w_ji / (z_j + eps sgn z_j) R_j.  Bach et al. 2015, eq. 58."'
+)
+
+
 def rule_with(doc: str | None, **options: Any) -> Rule:
     add = RuleSet(Provenance("mine"))
 
@@ -103,14 +109,21 @@ def rule_with(doc: str | None, **options: Any) -> Rule:
 @pytest.mark.parametrize(
     ("doc", "message"),
     [
-        (None, "mine:mine.op#mine has no formula, at .*test_docs_site.py"),
-        ("Hands back.  Bach et al. 2015, eq. 58.", "has no formula.*\n  fix  start its docstring with one"),
-        ("R_i = R.", "does not say where it comes from.*\n  fix  name the paper"),
+        (None, NO_FORMULA),
+        ("Hands back.  Bach et al. 2015, eq. 58.", NO_FORMULA),
+        (
+            "R_i = R.",
+            "mine:mine.op#mine does not say where it comes from, at {place}.\n"
+            '  fix  name the paper in its docstring, "Bach et al. 2015, eq. 58.", or say that it is "the op\'s gradient", '
+            '"exact", or a "Convention" and which.',
+        ),
     ],
 )
 def test_a_rule_without_formula_or_source_ends_the_build(script: ModuleType, doc: str | None, message: str) -> None:
-    with pytest.raises(RuleContractError, match=message):
-        script.rule_section(script.Entry((rule_with(doc),)))
+    rule = rule_with(doc)
+    with pytest.raises(RuleContractError) as caught:
+        script.rule_section(script.Entry((rule,)))
+    assert str(caught.value) == message.replace("{place}", f"{__file__}:{inspect.getsourcelines(rule_with)[1] + 3}")
 
 
 def test_a_paper_that_is_not_listed_ends_the_build(script: ModuleType) -> None:

@@ -148,10 +148,11 @@ def test_an_explanation_of_one_s_own_can_be_shown(tmp_path: Path) -> None:
         assert found.save(tmp_path / "a.png").exists()
         text = found.to_html(tmp_path / "a.html").read_text(encoding="utf-8")
         assert text.count('<section class="sample">') == 1
-        with pytest.raises(
-            DlbtError, match=r"the image itself is not known.\n  fix  ImageExplanation\(..., seen=image\)"
-        ):
+        with pytest.raises(DlbtError) as caught:
             found.overlay()
+        assert str(caught.value) == (
+            "the image itself is not known.\n  fix  ImageExplanation(..., seen=image), shape (C, H, W)."
+        )
     with pytest.raises(DlbtError) as caught:
         _ = ImageExplanation(dlbt.explain(nn.Linear(3, 2), torch.ones(1, 3))).relevance
     assert str(caught.value) == "no explained input is an image of shape (B, C, H, W): 'input' (1, 3)."
@@ -252,13 +253,23 @@ def test_images_that_do_not_fit(name: str) -> None:
 
 
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError) as missing:
         prepare(tmp_path / "none.png", TRANSFORM)
+    assert str(missing.value) == f"no file {str(tmp_path / 'none.png')!r}"
     text = tmp_path / "text.png"
     text.write_text("text")
     with pytest.raises(InputError) as caught:
         prepare(text, TRANSFORM)
     assert str(caught.value) == f"{str(text)!r} is not a picture that Pillow can read."
+
+
+def test_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = explain_image(cnn(), PICTURE, transform=TRANSFORM)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    for ask in (lambda: prepare(PICTURE, TRANSFORM), lambda: found.image):
+        with pytest.raises(DlbtError) as caught:
+            ask()
+        assert str(caught.value) == "pictures need Pillow, which cannot be imported.\n  fix  pip install pillow"
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -292,6 +303,20 @@ def test_an_image_s_similarity_to_another() -> None:
     assert found.title == "cosine with the given embedding"
     same = explain_image(cnn(), PICTURE, target=dlbt.target.cosine(PICTURE), **given)
     assert same.score == pytest.approx(1.0)
+
+
+def test_no_embedding_among_the_outputs() -> None:
+    def signs(x: Tensor) -> Tensor:
+        return (x > 0).long()
+
+    for path, message in (
+        (None, "no output fits.\n  found  no floating-point output\n"
+         "  fix    an embedding of the same model and output: shape (D,) or (samples, D); path= names the output."),
+        ("pooled", "the model has no output 'pooled'. It returns: no floating-point output."),
+    ):  # fmt: skip
+        with pytest.raises(TargetError) as caught:
+            embed_image(signs, PICTURE, transform=TRANSFORM, path=path)
+        assert str(caught.value) == message
 
 
 def test_regions_count_in_pixels_of_what_the_model_sees() -> None:

@@ -201,6 +201,12 @@ def test_edited_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert distance(found.relevance, (x * gradient).detach().numpy()) <= 1e-5
 
 
+def test_auto_says_why() -> None:
+    model, ids = family("mamba")
+    plan = dlbt.Explainer(model).plan(input_ids=ids, target=dlbt.target.token(-1))
+    assert plan.composite_name == "auto -> mamba_lrp (the model has a selective scan)"
+
+
 def test_gamma() -> None:
     model, ids = family("mamba")
     plain, gamma = (

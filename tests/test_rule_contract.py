@@ -38,49 +38,148 @@ def plugin(declare: Callable[[dlbt.RuleSet], None], lower: Callable[[Any], None]
     return plugins
 
 
+KEYS = "Write 'aten.linear' (all overloads), 'aten.linear.default' (one), 'mylib::op', or pass the torch.ops object itself."
 REFUSED: dict[str, tuple[dict[str, Any], Callable[..., Any], type[Exception], str]] = {
     "positional parameter": (
         {},
         lambda ctx, m, eps=1e-6: {},
         RuleContractError,
-        "parameter 'eps' must be keyword-only and have a default",
+        "<lambda>: parameter 'eps' must be keyword-only and have a default, so that variants can be listed, saved and "
+        "swapped: def <lambda>(ctx, message, *, eps=1e-6).",
     ),
-    "kwargs": ({}, lambda ctx, m, **more: {}, RuleContractError, r"\*args and \*\*kwargs are refused"),
+    "kwargs": (
+        {},
+        lambda ctx, m, **more: {},
+        RuleContractError,
+        "<lambda>: *args and **kwargs are refused: the signature lists a rule's parameters.",
+    ),
     "a default that is no plain value": (
         {},
         eval("lambda ctx, m, *, t=[1, 2]: {}"),
         RuleContractError,
-        "must be a bool, int, float, str or None, or a tuple of these, not list",
+        "<lambda>: the default of 't' must be a bool, int, float, str or None, or a tuple of these, not list.",
     ),
-    "too few arguments": ({}, lambda ctx: {}, RuleContractError, "takes \\(ctx, message\\)"),
-    "an upper-case variant": ({"variant": "Gamma"}, lambda ctx, m: {}, RuleContractError, "must be a lower-case word"),
-    "an unknown form": ({"takes": "both"}, lambda ctx, m: {}, RuleContractError, "not 'both'"),
+    "too few arguments": (
+        {},
+        lambda ctx: {},
+        RuleContractError,
+        "<lambda>: a rule takes (ctx, message) and keyword-only parameters.",
+    ),
+    "no op": (
+        {"op": ()},
+        lambda ctx, m: {},
+        RuleContractError,
+        "rule() needs at least one op, e.g. @add.rule('aten.linear', variant='epsilon').",
+    ),
+    "an upper-case variant": (
+        {"variant": "Gamma"},
+        lambda ctx, m: {},
+        RuleContractError,
+        "variant 'Gamma' must be a lower-case word such as 'epsilon' or 'alpha_beta'.",
+    ),
+    "an unknown form": (
+        {"takes": "both"},
+        lambda ctx, m: {},
+        RuleContractError,
+        "a rule takes and gives 'multiplier', 'relevance' or 'either', not 'both'.",
+    ),
     "an in-place op": (
-        {"op": "aten.add_.Tensor"},
+        {"op": ("aten.add_.Tensor",)},
         lambda ctx, m: {},
         OpKeyError,
-        "'aten.add_.Tensor' is an in-place op. The graph is functional before rules are looked up: register 'aten.add.Tensor'",
+        "'aten.add_.Tensor' is an in-place op. The graph is functional before rules are looked up: register "
+        "'aten.add.Tensor' instead.",
     ),
-    "an out op": ({"op": "aten.add.out"}, lambda ctx, m: {}, OpKeyError, "is an out= op"),
-    "no op key": ({"op": "linear"}, lambda ctx, m: {}, OpKeyError, "'linear' is not an op key. Write 'aten.linear'"),
+    "an out op": (
+        {"op": ("aten.add.out",)},
+        lambda ctx, m: {},
+        OpKeyError,
+        "'aten.add.out' is an out= op. The graph is functional before rules are looked up: register 'aten.add' instead.",
+    ),
+    "no op key": ({"op": ("linear",)}, lambda ctx, m: {}, OpKeyError, f"'linear' is not an op key. {KEYS}"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_at_declaration(case: str) -> None:
     options, function, kind, text = REFUSED[case]
-    given = {"op": "aten.linear", "variant": "mine", **options}
-    with pytest.raises(kind, match=text):
-        rules().rule(given.pop("op"), **given)(function)
+    given = {"op": ("aten.linear",), "variant": "mine", **options}
+    with pytest.raises(kind) as caught:
+        rules().rule(*given.pop("op"), **given)(function)
+    assert str(caught.value) == text
+
+
+def first(ctx: Any, m: Any) -> dict[str, Any]:
+    return {}
+
+
+def second(ctx: Any, m: Any) -> dict[str, Any]:
+    return {}
+
+
+def place(function: Any) -> str:
+    return f"{__file__}:{function.__code__.co_firstlineno}"
 
 
 def test_duplicates_name_both_places() -> None:
     add = rules()
-    add.rule("aten.linear", variant="mine", default=True)(lambda ctx, m: {})
-    with pytest.raises(DuplicateRuleError, match=r"declares aten.linear#mine twice:\n  first   .*test_rule_contract"):
-        add.rule("aten.linear", variant="mine")(lambda ctx, m: {})
-    with pytest.raises(DuplicateRuleError, match=r"declares two default rules for aten.linear: mine and other"):
-        add.rule("aten.linear", variant="other", default=True)(lambda ctx, m: {})
+    add.rule("aten.linear", variant="mine", default=True)(first)
+    both = f"  first   {place(first)}\n  second  {place(second)}"
+    with pytest.raises(DuplicateRuleError) as caught:
+        add.rule("aten.linear", variant="mine")(second)
+    assert str(caught.value) == f"plugin 'mine' declares aten.linear#mine twice:\n{both}"
+    with pytest.raises(DuplicateRuleError) as caught:
+        add.rule("aten.linear", variant="other", default=True)(second)
+    assert str(caught.value) == f"plugin 'mine' declares two default rules for aten.linear: mine and other:\n{both}"
+
+
+BROKEN: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
+    "shape": (
+        {},
+        lambda ctx, m: {"input": m},
+        "mine:aten.linear#broken returned a message of shape (2, 4) for a value of shape (2, 6) (node linear_1 in 2 "
+        "(Linear)).\n  where  {place}",
+    ),
+    "name": (
+        {},
+        lambda ctx, m: {"x": m},
+        "mine:aten.linear#broken returned a message for 'x', which carries no relevance here; input do.\n  where  {place}",
+    ),
+    "no mapping": (
+        {},
+        lambda ctx, m: m,
+        "mine:aten.linear#broken returned Tensor; a rule returns a mapping from argument name to message.\n"
+        "  where  {place}",
+    ),
+    "books": (
+        {},
+        lambda ctx, m: ctx.absorb("bias", m),
+        "the rule of aten.linear.default books 'bias', which it did not declare; it declared nothing.\n"
+        "  fix  absorbs=('bias', ...) in its declaration.",
+    ),
+    "peeks": (
+        {"reads": ("output",)},
+        lambda ctx, m: {"input": ctx.args["input"]},
+        "mine:aten.linear#broken uses ctx.args['input'], which it did not declare; its reads are ('output',).\n"
+        "  fix    reads=(..., 'input') in its declaration, or no reads at all.\n  where  {place}",
+    ),
+    "peeks at the output": (
+        {"reads": ("input",)},
+        lambda ctx, m: {"input": ctx.output},
+        "mine:aten.linear#broken uses ctx.output, which it did not declare.\n"
+        "  fix  reads=(..., 'output') in its declaration, or no reads at all.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_rule_that_breaks_the_contract_is_named(case: str) -> None:
+    options, function, text = BROKEN[case]
+    plugins = plugin(lambda add: add.rule("aten.linear", variant="broken", **options)(function) and None)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    with pytest.raises(RuleContractError) as caught:
+        dlbt.explain(model, torch.ones(2, 8), plugins=plugins, rules=[(dlbt.Select(module="2"), dlbt.Use("broken"))])
+    assert str(caught.value) == text.replace("{place}", place(function))
 
 
 def test_op_keys_of_torch_objects() -> None:
@@ -100,11 +199,13 @@ def test_parameters_come_from_the_signature_and_are_checked() -> None:
     (rule,) = add
     assert dict(rule.complete({})) == {"low": None, "count": 2, "on": True}
     assert rule.complete({"low": 1})["low"] == 1.0
-    for wrong in ({"low": "x"}, {"count": 1.5}, {"on": 1}):
-        with pytest.raises(UnknownParameterError, match=f"parameter '{next(iter(wrong))}' takes"):
-            rule.complete(wrong)
-    with pytest.raises(UnknownParameterError, match=r"has no parameter 'high'. It has: low, count, on."):
+    for name, wrong, kinds in (("low", "x", "float or None"), ("count", 1.5, "int"), ("on", 1, "bool")):
+        with pytest.raises(UnknownParameterError) as caught:
+            rule.complete({name: wrong})
+        assert str(caught.value) == f"mine:aten.linear#mine: parameter {name!r} takes {kinds}, not {wrong!r}."
+    with pytest.raises(UnknownParameterError) as caught:
         rule.complete({"high": 1.0})
+    assert str(caught.value) == "aten.linear#mine has no parameter 'high'. It has: low, count, on."
 
 
 X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -217,7 +318,7 @@ def test_an_op_of_ones_own_with_a_rule_or_a_lowering() -> None:
         def multiplied(x: Tensor, by: float) -> Tensor:
             return x * by
 
-    with pytest.raises(dlbt.errors.NoRuleError, match=r"no relevance rule for dlbt_tests.scale.default"):
+    with pytest.raises(dlbt.errors.NoRuleError, match=r"^no relevance rule for dlbt_tests.scale.default\n  op  "):
         dlbt.explain(model, X)
     for plugins, op in (
         (plugin(declare), "dlbt_tests.scale.default"),

@@ -67,22 +67,37 @@ def test_damaged_and_foreign_files(explanation: dlbt.Explanation, tmp_path: Path
     damaged = tmp_path / "damaged.safetensors"
     for content in (data[: len(data) // 2], b"", b"not at all", data[:8] + b"\x00" * 64 + data[72:]):
         damaged.write_bytes(content)
-        with pytest.raises(FileFormatError, match="damaged or not a saved explanation"):
+        with pytest.raises(FileFormatError) as caught:
             dlbt.load(damaged)
+        cause = caught.value.__cause__
+        assert str(caught.value) == (
+            f"{damaged} is damaged or not a saved explanation: {type(cause).__name__}: {cause}\n"
+            "  fix  write it again with Explanation.save()."
+        )
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(2)}, foreign)
-    with pytest.raises(FileFormatError, match="is a safetensors file, but not a saved explanation of dlbt"):
+    with pytest.raises(FileFormatError) as caught:
         dlbt.load(foreign)
+    assert str(caught.value) == (
+        f"{foreign} is a safetensors file, but not a saved explanation of dlbt.\n"
+        "  fix  a file that Explanation.save() has written."
+    )
     save_file({"score": torch.zeros(2)}, foreign, {"format": "dlbt-explanation", "version": "99", "about": "{}"})
-    with pytest.raises(
-        FileFormatError, match=r"format version 99, this dlbt-core reads up to 1.\n  fix  update dlbt-core"
-    ):
+    with pytest.raises(FileFormatError) as caught:
         dlbt.load(foreign)
+    assert str(caught.value) == (
+        f"{foreign} has format version 99, this dlbt-core reads up to 1.\n  fix  update dlbt-core."
+    )
     save_file({"score": torch.zeros(2)}, foreign, {"format": "dlbt-explanation", "version": "1", "about": "{}"})
-    with pytest.raises(FileFormatError, match="damaged"):
+    with pytest.raises(FileFormatError) as caught:
         dlbt.load(foreign)
-    with pytest.raises(FileNotFoundError, match=r"no file '.*nowhere'"):
+    assert str(caught.value) == (
+        f"{foreign} is damaged or not a saved explanation: KeyError: 'accounts'\n"
+        "  fix  write it again with Explanation.save()."
+    )
+    with pytest.raises(FileNotFoundError) as missing:
         dlbt.load(tmp_path / "nowhere")
+    assert str(missing.value) == f"no file {str(tmp_path / 'nowhere')!r}"
 
 
 def test_nothing_is_pickled(explanation: dlbt.Explanation, tmp_path: Path) -> None:

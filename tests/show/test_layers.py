@@ -1,5 +1,7 @@
 """Relevance of layers as maps: places are told from channels and tokens by the image's proportions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -66,5 +68,11 @@ def test_no_layer_fits(explained):
     names = ", ".join(map(repr, explained.layers))
     assert str(caught.value) == (
         f"no layer that fits '3', 'head' has relevance that can be shown as a map.\n  found  {names}\n"
+        "  fix    explain(..., layers='modules') keeps every module's output, layers=[...] those that match."
+    )
+    with pytest.raises(InputError) as caught:
+        layer_maps(replace(explained, layers={}), 0, (8, 6), layers=["3"])
+    assert str(caught.value) == (
+        "no layer that fits '3' has relevance that can be shown as a map.\n  found  no layers were kept\n"
         "  fix    explain(..., layers='modules') keeps every module's output, layers=[...] those that match."
     )

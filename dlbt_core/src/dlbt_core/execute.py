@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.errors import GuardError, NonFiniteError, TargetError
+from dlbt_core.errors import GuardError, InputError, NonFiniteError, TargetError
 from dlbt_core.experts import Experts, Routed
 from dlbt_core.explanation import Explanation
 from dlbt_core.graph.ir import Graph
@@ -149,7 +149,13 @@ def _meet_function(
     carrying = {p: v for p, v in tail.graph.inputs.items() if found.graph.values[found.graph.outputs[p]].is_floating}
     resolver = Resolver(tail.graph, tail.facts, job.plugins.registry, plan.composite, job.layers, job.fallback)
     ends = tuple(tail.graph.outputs.values())
-    tail_plan = resolver.plan(carrying, ends, partial(help_missing, job.plugins))
+    try:
+        tail_plan = resolver.plan(carrying, ends, partial(help_missing, job.plugins))
+    except InputError as error:
+        raise TargetError(
+            "the target function does not depend on the model's outputs through floating-point ops.\n"
+            "  fix  return a number made of them, e.g. lambda out: out[:, 3]."
+        ) from error
     follower = Follower(tail.graph, carrying.values())
     keep = audited(tail_plan, job.audit) | follower.reads
     tail_run = ForwardProgram(tail.graph, tail_plan, keep).run(given, tail.state)

@@ -82,7 +82,9 @@ class Explainer:
         if isinstance(model, torch.export.ExportedProgram):
             model = ExportedModel(model)
         if not callable(model):
-            raise InputError(f"a model is a torch.nn.Module, a torch.export program or a callable, not {type(model)}.")
+            raise InputError(f"a model is a torch.nn.Module, a torch.export program or a callable, not {type(model).__name__}.")
+        if explain_inputs is not None and not explain_inputs:
+            raise InputError("explain_inputs is empty: name at least one, or leave it out.")
         self.model = model
         self.composite = as_composite(composite)
         self.rules = as_choices(rules)

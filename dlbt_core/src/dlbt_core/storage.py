@@ -134,7 +134,10 @@ def load(path: str | Path) -> Explanation:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise FileFormatError(f"{path} is a safetensors file, but not a saved explanation of dlbt.")
+                raise FileFormatError(
+                    f"{path} is a safetensors file, but not a saved explanation of dlbt.\n"
+                    "  fix  a file that Explanation.save() has written."
+                )
             if int(metadata["version"]) > _VERSION:
                 raise FileFormatError(
                     f"{path} has format version {metadata['version']}, this dlbt-core reads up to {_VERSION}.\n"
@@ -146,7 +149,10 @@ def load(path: str | Path) -> Explanation:
     except FileFormatError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise FileFormatError(f"{path} is damaged or not a saved explanation: {error}") from error
+        raise FileFormatError(
+            f"{path} is damaged or not a saved explanation: {type(error).__name__}: {error}\n"
+            "  fix  write it again with Explanation.save()."
+        ) from error
 
 
 def _assemble(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Explanation:

@@ -122,7 +122,10 @@ def through_positions(
     """
     model = source.model
     if not isinstance(model, nn.Module):
-        raise InputError(f"the positions of a layer need a torch.nn.Module, not {type(model).__name__}.")
+        raise InputError(
+            "token_map() needs a torch.nn.Module, not a torch.export program.\n"
+            "  fix  explain_text(model, ...) with the model itself."
+        )
     module, _, path = layer.partition(":")
     module, _, call = module.partition("#")
     explainer = Explainer(_Tapped(model, module, int(call or 0), path), layers="none", **source.options)

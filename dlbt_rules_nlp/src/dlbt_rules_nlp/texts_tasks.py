@@ -259,8 +259,8 @@ def _masked(wish: Wish, model: Any, tokenizer: Any, text: Any, pair: Any, chat: 
     encoded = encode(tokenizer, text, max_length=wish.max_length)
     masks = [place for place, id_ in enumerate(encoded.ids) if id_ == getattr(tokenizer, "mask_token_id", None)]
     if not masks and wish.own is None:
-        name = getattr(tokenizer, "mask_token", None) or "the mask token"
-        raise InputError(f"the text has no {name} to fill.\n  fix  put {name} in place of a word.")
+        name = getattr(tokenizer, "mask_token", None) or "mask token"
+        raise InputError(f"the text has no {name} to fill.\n  fix  put a {name} in place of a word.")
     place = position_of(encoded, wish.at) if wish.at is not None else (masks or [0])[0]
     return _one_token(wish, tokenizer, encoded, None, place, lambda name: f"{name} at {encoded.tokens[place].text}")
 

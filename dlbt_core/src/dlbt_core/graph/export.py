@@ -66,7 +66,8 @@ class ExportedModel:
             if any(isinstance(size, int) and size != g for g, size in zip(given, sizes, strict=False)):
                 wanted = ", ".join(str(size) if isinstance(size, int) else "any" for size in sizes)
                 raise TypeError(
-                    f"{name} has shape {given}; the program was exported for ({wanted}): export it with dynamic_shapes="
+                    f"{name} has shape {given}; the program was exported for ({wanted}): for other sizes export it with "
+                    "dynamic_shapes"
                 )
 
     @property

@@ -130,7 +130,10 @@ class RuleContext:
     def output(self) -> Any:
         """The op's result."""
         if self._output is None:
-            raise RuleContractError(f"{self._rule} uses ctx.output; declare it: reads=(..., 'output').")
+            raise RuleContractError(
+                f"{self._rule} uses ctx.output, which it did not declare.\n"
+                "  fix  reads=(..., 'output') in its declaration, or no reads at all."
+            )
         return self._output
 
     @property

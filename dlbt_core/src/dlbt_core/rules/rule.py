@@ -59,7 +59,8 @@ class Parameter:
                 return value
             if type(value) is type(option) and value == option:
                 return value
-        names = ", ".join(o.__name__ if isinstance(o, type) else repr(o) for o in allowed)
+        shown = [None if option is type(None) else option for option in allowed]
+        names = " or ".join(o.__name__ if isinstance(o, type) else repr(o) for o in shown)
         raise UnknownParameterError(f"{rule}: parameter {self.name!r} takes {names}, not {value!r}.")
 
     def __str__(self) -> str:

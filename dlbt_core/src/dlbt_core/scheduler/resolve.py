@@ -186,8 +186,8 @@ class Resolver:
         )
         reached = [path for path, value in self.graph.outputs.items() if value in outputs]
         return (
-            f"nothing to explain: output {', '.join(map(repr, reached)) or '(target)'} does not depend on "
-            f"{named or 'any input'} through floating-point ops or an embedding.\n"
+            f"nothing to explain: output {', '.join(map(repr, reached))} does not depend on {named} through floating-point "
+            "ops or an embedding.\n"
             "  fix  pass floating-point inputs, or name the inputs to explain with explain_inputs=[...]; integer inputs "
             "are explained where they enter an embedding."
         )

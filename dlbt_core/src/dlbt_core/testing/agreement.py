@@ -46,7 +46,10 @@ def amounts(explanation: Any, batched: bool) -> dict[str, Tensor]:
     ledger = explanation.ledger
     if batched:
         if ledger.unassigned:
-            raise RuleCheckError(f"not told apart per sample: {dict(ledger.unassigned)}")
+            names = ", ".join(map(repr, ledger.unassigned))
+            raise RuleCheckError(
+                f"amounts of {names} are not told apart per sample.\n  fix  batched=False if the op mixes the samples."
+            )
         return {name: amount for name, amount in ledger.absorbed.items() if name != DECREED}
     totals = {name: amount.sum() for name, amount in ledger.absorbed.items() if name != DECREED}
     for name, amount in ledger.unassigned.items():
@@ -79,7 +82,7 @@ def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: 
     came = arriving(check, masks)
     scale = max(1.0, *(float(r.abs().max()) for r in came.R if r.numel()))
     tolerance = max(check.tolerance, CONVERTED) if behind else check.tolerance
-    expected = check.expected(came) if check.oracle is not None else [None] * len(streams_of(explanation))
+    expected = check.expected(came) or [None] * len(streams_of(explanation))
     for stream, handed in zip(streams_of(explanation), expected, strict=True):
         if handed is not None:
             check_handed(stream, check, handed, scale, tolerance)

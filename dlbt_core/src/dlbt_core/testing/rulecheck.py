@@ -80,7 +80,7 @@ def rulecheck(
         raise ValueError(f"no check {unknown[0]!r}. There are: {', '.join(ALL_CHECKS)}.")
     found = _rule_named(rule, plugins) if isinstance(rule, str) else rule
     if not samples:
-        raise RuleCheckError(f"{found.id} has no samples. fix  give at least one Sample whose fn calls {found.op}")
+        raise RuleCheckError(f"{found.id} has no samples.\n  fix  give at least one Sample whose fn calls {found.op}.")
     report = {name: _tried(name, found, samples, plugins) for name in wanted}
     if raise_exception:
         _raise_failures({found.id: report})
