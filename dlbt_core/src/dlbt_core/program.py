@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import Any
 
 from dlbt_core.composites.composite import Composite
 from dlbt_core.graph.experts import Mixture, mixtures, needed
@@ -71,10 +72,10 @@ def program_of(found: Capture, explained: Iterable[str], job: Job) -> Program:
         paths, job.composite, choices, report, job.audit, job.fallback, tuple(explained), job.plugins.generation,
         found.unpassed,
     )  # fmt: skip
-    known = found.programs.get(key)
-    programs = found.programs
+    programs: dict[Any, Program] = found.programs
+    known = programs.get(key)
     if known is not None:
-        return known  # type: ignore[no-any-return]
+        return known
     composite = job.plugins.composites.resolve(job.composite, found.graph, found.facts)
     if composite.passes and found.unpassed:
         composite = replace(composite, passes=(), note="; ".join(filter(None, (composite.note, _UNPASSED))))

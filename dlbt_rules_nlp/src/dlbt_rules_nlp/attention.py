@@ -42,9 +42,7 @@ def declare(add: RuleSet) -> None:
               reads=("pullback", "carrying", "output"))  # fmt: skip
     def log_softmax(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_i = m_i - s_i sum_j m_j: the op's gradient; the normaliser absorbs."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("softmax", m, handed)
-        return handed
+        return ctx.gradient(m, "softmax")
 
     @add.rule(
         _SDPA,
@@ -81,9 +79,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(_SDPA, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
     def sdpa_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_i = sum_j dy_j/dx_i m_j: the op's gradient, which hands on more than it got."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("product", m, handed)
-        return handed
+        return ctx.gradient(m, "product")
 
 
 def _where_defined(x: Tensor, given: Tensor, dim: int) -> Tensor:

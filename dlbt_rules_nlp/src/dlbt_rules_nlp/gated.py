@@ -39,9 +39,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(_GLU, variant="gradient", absorbs=("product",), reads=("pullback", "self", "output"))
     def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_a = m sigmoid(b), m_b = m a sigmoid'(b): the op's gradient, which hands on the gate's part besides."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("product", m, handed)
-        return handed
+        return ctx.gradient(m, "product")
 
 
 def _halves(ctx: RuleContext) -> tuple[Tensor, ...]:

@@ -45,9 +45,7 @@ def declare(add: RuleSet) -> None:
               reads=("pullback", "carrying", "output"))  # fmt: skip
     def gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
         """m_i = sum_j dy_j/dx_i m_j: the op's gradient, which nearly vanishes, as y hardly depends on the length of x."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("norm", m, handed)
-        return handed
+        return ctx.gradient(m, "norm")
 
 
 def _over_features(ctx: RuleContext, eps: float, centred: bool) -> Norm:

@@ -31,9 +31,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(_SOLVE, variant="gradient", absorbs=("product",), reads=("pullback", "carrying", "output"))
     def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_B = A^-T m, m_A = -m_B X^T: the op's gradient, which hands on all of it to B, and the opposite of a part to A."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("product", m, handed)
-        return handed
+        return ctx.gradient(m, "product")
 
     @add.rule("aten.logsumexp", variant="taylor", absorbs=("softmax",), default=True,
               reads=("pullback", "carrying", "output"))  # fmt: skip
@@ -42,6 +40,4 @@ def declare(add: RuleSet) -> None:
 
         Achtibat et al. 2024, app. A.3.1, as for the softmax itself. On multipliers this is the op's gradient.
         """
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("softmax", m, handed)
-        return handed
+        return ctx.gradient(m, "softmax")

@@ -83,9 +83,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(*_UNPOOL, variant="gradient", absorbs=("overlap",), reads=("pullback", "carrying", "output"))
     def unpooled_gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_i = m_j, also for several i that are put at the same j: the op's gradient."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("overlap", m, handed)
-        return handed
+        return ctx.gradient(m, "overlap")
 
 
 def _reads_of_winner(asked: Asked) -> tuple[str, ...]:

@@ -125,12 +125,13 @@ def _module_in_file(place: str) -> Any:
         return known
     spec = importlib.util.spec_from_file_location(f"dlbt_model_{path.stem}", path)
     assert spec is not None
-    assert spec.loader is not None
+    loader = spec.loader
+    assert loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and the like look their module up there
     sys.path.insert(0, str(path.parent))
     try:
-        _run(place, lambda: spec.loader.exec_module(module), verb="importing")  # type: ignore[union-attr]
+        _run(place, lambda: loader.exec_module(module), verb="importing")
     except DlbtError:
         del sys.modules[spec.name]
         raise

@@ -28,7 +28,8 @@ def expansion(plugins: Plugins, op: Any) -> Callable[..., Any] | None:
         return lowering
     if bundled_home(name) is not None or not _is_composite(op):
         return None
-    return op.decompose  # type: ignore[no-any-return]
+    decomposed: Callable[..., Any] = op.decompose
+    return decomposed
 
 
 def _in_place(plugins: Plugins, namespace: str, op: str, overload: str) -> Callable[..., Any] | None:

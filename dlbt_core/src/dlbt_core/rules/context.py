@@ -280,6 +280,12 @@ class RuleContext:
                 a = self.args[argument] if item is None else self.args[argument][item]
                 self._books.absorb(self.node, name, -multiply(a, m), None, value.index)
 
+    def gradient(self, message: Any, rest: str) -> dict[str, Any]:
+        """What the op's own gradient hands on; what that has more or less than came in is booked under `rest`."""
+        handed = self.vjp(message)
+        self.absorb_rest(rest, message, handed)
+        return handed
+
     def absorb_offset(self, name: str, message: Any) -> None:
         """Book what the op's constant part takes: the part of the message that lies on results not made of arguments.
 

@@ -70,9 +70,7 @@ def declare(add: RuleSet) -> None:
 
         A constant keeps its part; of a product of n elements it is - (n - 1) R.
         """
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("constant", m, handed)
-        return handed
+        return ctx.gradient(m, "constant")
 
     @add.rule(*_BINARY_PICKS, variant="gradient", absorbs=("constant",), default=True,
               reads=("carrying", "constants", "output"))  # fmt: skip

@@ -239,9 +239,7 @@ def declare(add: RuleSet) -> None:
               variant="gradient", absorbs=("nonlinearity",), reads=("pullback", "carrying", "output"))  # fmt: skip
     def gradient(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """m_in = m f'(x): the op's gradient."""
-        handed = ctx.vjp(m)
-        ctx.absorb_rest("nonlinearity", m, handed)
-        return handed
+        return ctx.gradient(m, "nonlinearity")
 
     @add.rule("aten.relu", variant="guided_backprop", linear=False, absorbs=("clipped",), reads=("carrying", "output"))
     def guided_backprop(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
