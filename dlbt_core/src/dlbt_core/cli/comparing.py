@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from dlbt_core.cli.asked import Asked
 from dlbt_core.cli.options import AsJson, Explained, Inputs, Model, Rules, Seed, TargetText, Text
-from dlbt_core.cli.planning import Asked
 
 __all__ = ["compare"]
 
