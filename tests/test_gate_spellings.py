@@ -153,7 +153,7 @@ SIGMOID: dict[str, Spelling] = {
 @pytest.mark.parametrize("composite", ["attnlrp", "cp_lrp", "auto"])
 @pytest.mark.parametrize("name", SIGMOID)
 def test_a_gate_of_a_sigmoid(name: str, composite: str) -> None:
-    """All to the signal.  Arras et al. 2017, sec. 2.2."""
+    """All to the signal.  Arras et al. 2017."""
     assert_relevance(SIGMOID[name], product(torch.sigmoid, 0.0), composite)
 
 

@@ -72,7 +72,7 @@ class Apart(nn.Module):
 
 
 class SpreadPlugin:
-    """Arras et al. 2017, sec. 2.2, with bias factor 1 for the last linear layer."""
+    """Arras et al. 2017, with bias factor 1 for the last linear layer."""
 
     @hookimpl
     def dlbt_plugin_info(self) -> PluginInfo:

@@ -37,7 +37,7 @@ def taylor(case: Case, arriving: Arriving, dim: int, sign: float = 1.0) -> Hande
 
 
 def held_softmax(case: Case, arriving: Arriving) -> Handed:
-    """Nothing to the logits: what arrives ends there. Ali et al. 2022, eq. 7."""
+    """Nothing to the logits: what arrives ends there. Ali et al. 2022."""
     return Handed([torch.zeros_like(x) for x in case.arguments], {"stopped": arriving.R[0]})
 
 
@@ -111,7 +111,7 @@ def attention(case: Case, arriving: Arriving, *, carry: str, **options: Any) -> 
 def held_weights(case: Case, arriving: Arriving, *, carry: str, **options: Any) -> Handed:
     """R_V[j, p] = sum_i A_ij V_jp / O_ip R_ip, the weights A held constant; where the values are constants, they keep all.
 
-    Ali et al. 2022, eq. 7: the epsilon rule of the sum over j, with A in place of a layer's weights.
+    Ali et al. 2022: the epsilon rule of the sum over j, with A in place of a layer's weights.
     """
     query, key, value, mask = _operands(case, carry)
     (R,), (O,) = arriving.R, arriving.z

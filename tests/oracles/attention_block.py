@@ -118,7 +118,7 @@ def attention_block(x: Tensor, w: Weights, form: Form, m: Tensor, held: bool) ->
 
     O = A V: half to A and half to V, AttnLRP prop. 3.3. A = softmax L: R_L = L (R_A - A sum R_A), prop. 3.1; a sink's A is
     dropped, so none comes back to it. L = cap(c Q K^T) + M: a sum, an activation by the identity rule (prop. 3.4), and
-    halves again.  Achtibat et al. 2024. With `held` weights A all is V's: Ali et al. 2022, eq. 7.
+    halves again.  Achtibat et al. 2024. With `held` weights A all is V's: Ali et al. 2022.
     """
     q = _heads(_linear(x, w.q), form, form.heads)
     k, v = (_heads(_linear(x, p), form, form.groups) for p in (w.k, w.v))

@@ -17,7 +17,7 @@ def _split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def glu_signal(case: Case, arriving: Arriving, *, dim: int) -> Handed:
-    """All of R to a in y = a sigmoid(b), none to b.  Arras et al. 2017, sec. 2.2."""
+    """All of R to a in y = a sigmoid(b), none to b.  Arras et al. 2017."""
     (R,) = arriving.R
     return Handed([torch.cat([R, torch.zeros_like(R)], dim)])
 

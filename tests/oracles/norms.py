@@ -12,7 +12,7 @@ from oracles.picks import rows_along
 def layer_norm(case: Case, arriving: Arriving, dims: tuple[int, ...], eps: float) -> Handed:
     """y_j = sum_i w_j (delta_ij - 1 / N) x_i / s + b_j, s = sqrt(var + eps) constant:  R_i = sum_j x_i C_ji / y_j R_j.
 
-    Achtibat et al. 2024, prop. 3.4, with the mean as a linear map (Ali et al. 2022, eq. 9); b_j / y_j R_j to the bias.
+    Achtibat et al. 2024, prop. 3.4, with the mean as a linear map (Ali et al. 2022); b_j / y_j R_j to the bias.
     """
     return _linear_norm(case, arriving, dims, eps, centred=True)
 

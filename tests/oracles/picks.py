@@ -14,7 +14,7 @@ Owners = list[list[tuple[int, int]]]
 
 
 def picked(case: Case, arriving: Arriving, owners: Callable[[Case, Arriving], Owners]) -> Handed:
-    """R_i = R_j / n for each of the n elements i that are the picked one.  Bach et al. 2015, sec. 2.4."""
+    """R_i = R_j / n for each of the n elements i that are the picked one.  Bach et al. 2015."""
     R = arriving.R[0].reshape(-1)
     slots = case.arguments
     handed = [torch.zeros(x.numel(), dtype=torch.float64) for x in slots]

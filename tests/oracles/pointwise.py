@@ -84,7 +84,7 @@ def prod_gradient(case: Case, arriving: Arriving, dims: tuple[int, ...]) -> Hand
 
 
 def guided_backprop(case: Case, arriving: Arriving) -> Handed:
-    """m_i = m_j where x > 0 and m > 0, else 0.  Springenberg et al. 2015, sec. 3.4."""
+    """m_i = m_j where x > 0 and m > 0, else 0.  Springenberg et al. 2015."""
     (x,), (m,) = case.arguments, arriving.m
     return _rest_to("clipped", arriving, x * choose((x > 0) & (m > 0), m, 0.0))
 
@@ -96,7 +96,7 @@ def deconvnet(case: Case, arriving: Arriving) -> Handed:
 
 
 def beta_smooth(case: Case, arriving: Arriving, beta: float = 10.0) -> Handed:
-    """m_i = m_j d/dx log(1 + exp(beta x)) / beta = m_j sigmoid(beta x).  Dombrowski et al. 2019, sec. 3.1."""
+    """m_i = m_j d/dx log(1 + exp(beta x)) / beta = m_j sigmoid(beta x).  Dombrowski et al. 2019, sec. 4."""
     (x,), (m,) = case.arguments, arriving.m
     return _rest_to("smoothing", arriving, x * sigmoid(beta * x) * m)
 

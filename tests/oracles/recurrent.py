@@ -1,4 +1,4 @@
-"""Recurrent layers, one sample, one step, one unit after another, on relevances. Arras et al. 2017, sec. 2.2."""
+"""Recurrent layers, one sample, one step, one unit after another, on relevances. Arras et al. 2017."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Layout:
 
 @dataclass
 class Sums:
-    """Arras et al. 2017, sec. 2.2: R_i <- (z_ij + delta (eps sgn z_j + b_j) / N) / (z_j + eps sgn z_j) R_j, sgn 0 = +1."""
+    """Arras et al. 2017: R_i <- (z_ij + delta (eps sgn z_j + b_j) / N) / (z_j + eps sgn z_j) R_j, sgn 0 = +1."""
 
     epsilon: float
     delta: float

@@ -66,7 +66,7 @@ def sum_of_products(
     Bach et al. 2015, eq. 58; Montavon et al. 2019, sec. 10.2.1. Of the n factors of a product that carry each gets
     1 / n: Achtibat et al. 2024, prop. 3.2 and 3.3. With `uniform` off each gets all of it (input times gradient), which
     is n - 1 times too much, and that is booked. A bias that is dropped is no part of z_j: Montavon et al. 2017, sec. 5.1.
-    With a `signal`, that factor gets all of it and the others nothing: Arras et al. 2017, sec. 2.2.
+    With a `signal`, that factor gets all of it and the others nothing: Arras et al. 2017.
     """
     slots = case.arguments
     (R,), (z,) = arriving.R, arriving.z
@@ -139,7 +139,7 @@ def elementwise_sum(
 
 
 def all_to_one(case: Case, arriving: Arriving, *, signal: int) -> Handed:
-    """R_signal = R, nothing to the other factor: Arras et al. 2017, sec. 2.2. A factor that carries alone gets it anyway."""
+    """R_signal = R, nothing to the other factor: Arras et al. 2017. A factor that carries alone gets it anyway."""
     (R,) = arriving.R
     slots = case.arguments
     chosen = signal if len(slots) > 1 else 0

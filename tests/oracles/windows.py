@@ -41,12 +41,12 @@ def average(case: Case, arriving: Arriving, **window: Sequence[int]) -> Handed:
 
 
 def winner(case: Case, arriving: Arriving, **window: Sequence[int]) -> Handed:
-    """All R of a window to its largest element, the first of equal ones.  Bach et al. 2015, sec. 2.4."""
+    """All R of a window to its largest element, the first of equal ones.  Bach et al. 2015."""
     return _pooled(case, arriving, window, _first_largest)
 
 
 def shared_winner(case: Case, arriving: Arriving, **window: Sequence[int]) -> Handed:
-    """R / n to each of the n elements that are the largest.  Bach et al. 2015, sec. 2.4."""
+    """R / n to each of the n elements that are the largest.  Bach et al. 2015."""
     return _pooled(case, arriving, window, _all_largest)
 
 

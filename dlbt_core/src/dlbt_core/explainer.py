@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from dlbt_core.composites.composite import Composite, as_choices, as_composite, 
 from dlbt_core.composites.select import Choice
 from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
 from dlbt_core.execute import Job, execute, plan_of
+from dlbt_core.explanation import Explanation
 from dlbt_core.graph.export import ExportedModel
 from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.ops import packet
@@ -96,6 +97,12 @@ class Explainer:
         self._captures: dict[Any, Capture] = {}
         self._fingerprint: tuple[Any, ...] = ()
 
+    @overload
+    def __call__(self, *args: Any, targets: None = None, **kwargs: Any) -> Explanation: ...
+
+    @overload
+    def __call__(self, *args: Any, targets: Sequence[Any], **kwargs: Any) -> list[Explanation]: ...
+
     def __call__(
         self,
         *args: Any,
@@ -106,7 +113,7 @@ class Explainer:
         audit: bool | None = None,
         progress: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Explanation | list[Explanation]:
         """Explain one call of the model.
 
         Parameters
@@ -120,7 +127,9 @@ class Explainer:
             Several targets, explained with one forward pass.
         rules : sequence of (Select, Use)
             Choices in front of all others, for this call.
-        composite, audit
+        composite : str, Path or Composite, optional
+            In place of the explainer's, for this call.
+        audit : bool, optional
             In place of the explainer's, for this call.
         progress : bool
             Show a progress bar.
@@ -305,6 +314,14 @@ class Explainer:
         return f"<Explainer of {type(self.model).__name__}, composite {name!r}, {len(self._captures)} recordings>"
 
 
+@overload
+def explain(model: Any, *args: Any, targets: None = None, **kwargs: Any) -> Explanation: ...
+
+
+@overload
+def explain(model: Any, *args: Any, targets: Sequence[Any], **kwargs: Any) -> list[Explanation]: ...
+
+
 def explain(
     model: Any,
     *args: Any,
@@ -320,20 +337,44 @@ def explain(
     plugins: Plugins | None = None,
     progress: bool = False,
     **kwargs: Any,
-) -> Any:
+) -> Explanation | list[Explanation]:
     """Explain one call of a model: ``explain(model, x)``. For several calls keep an `Explainer`.
 
     Parameters
     ----------
-    model, composite, rules, explain_inputs, layers, audit, fallback, backend, plugins
+    model : torch.nn.Module, torch.export.ExportedProgram or callable
+        The model, in eval mode.
+    *args, **kwargs
+        What the model takes.
+    composite : str, Path or Composite
+        Which rule where: a name, a value, or the path of a TOML file.
+    rules : sequence of (Select, Use)
+        Choices in front of the composite's.
+    target : None, int, Tensor, Target or callable
+        What to explain: the largest class (None), a class, one class per sample, a ``dlbt.target``, or a function of
+        the outputs.
+    targets : sequence, optional
+        Several targets, explained with one forward pass.
+    explain_inputs, layers, audit, fallback, backend, plugins
         See `Explainer`.
-    *args, **kwargs, target, targets, progress
-        See `Explainer.__call__`.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
     Explanation or list of Explanation
         One, or one per target if `targets` is given.
+
+    Raises
+    ------
+    InputError, TargetError, ModelStateError, CaptureError, NoRuleError, NonFiniteError
+        Each says what, where and the remedy; the model is as before.
+
+    Examples
+    --------
+    >>> explanation = dlbt.explain(model, x, target=3, composite="epsilon_plus")
+    >>> explanation.relevance  # shaped like x
+    >>> explanation.ledger  # score = relevance of the inputs + what was absorbed, by name
     """
     explainer = Explainer(
         model,

@@ -34,7 +34,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_SOFTMAX, variant="detach", absorbs=("stopped",), reads=("output",))
     def stopped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = 0: what the softmax says is held constant, and its relevance ends there.  Ali et al. 2022, eq. 7."""
+        """R_i = 0: what the softmax says is held constant, and its relevance ends there.  Ali et al. 2022."""
         ctx.absorb("stopped", m, ctx.output)
         return {}
 
@@ -70,7 +70,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(_SDPA, variant="detach", absorbs=("constant",), reads=("pullback", "output"))
     def detach(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_j = sum_i p_ij v_j / (sum_j' p_ij' v_j') R_i: the weights p are held constant.  Ali et al. 2022, eq. 7."""
+        """R_j = sum_i p_ij v_j / (sum_j' p_ij' v_j') R_i: the weights p are held constant.  Ali et al. 2022."""
         if "value" not in ctx.carries:
             ctx.absorb("constant", m, ctx.output)
             return {}

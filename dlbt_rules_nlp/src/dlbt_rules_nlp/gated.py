@@ -20,7 +20,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(_GLU, variant="signal", default=True, reads=("self",))
     def signal(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_a = R, R_b = 0: all to the signal, none to the gate.  Arras et al. 2017, sec. 2.2."""
+        """R_a = R, R_b = 0: all to the signal, none to the gate.  Arras et al. 2017."""
         _, b = _halves(ctx)
         return {"self": torch.cat([m * torch.sigmoid(b), torch.zeros_like(m)], ctx.args["dim"])}
 

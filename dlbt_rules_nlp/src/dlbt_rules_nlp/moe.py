@@ -43,6 +43,6 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(_SIGMOID, variant="detach", absorbs=("stopped",), reads=("output",))
     def stopped(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_x = 0: what the sigmoid says is held constant, and its relevance ends there.  Ali et al. 2022, eq. 7."""
+        """R_x = 0: what the sigmoid says is held constant, as Ali et al. 2022 hold attention weights."""
         ctx.absorb("stopped", m, ctx.output)
         return {}

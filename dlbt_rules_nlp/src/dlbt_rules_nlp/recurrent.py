@@ -25,7 +25,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(*RECURRENT, variant="signal", absorbs=("bias", "epsilon", "constant"), default=True,
               reads=("carrying", "constants"))  # fmt: skip
     def signal(ctx: RuleContext, m: Any, *, epsilon: float = 0.0) -> dict[str, Any]:
-        """R_signal = R, R_gate = 0 for gate x signal; sums by epsilon.  Arras et al. 2017, sec. 2.2.
+        """R_signal = R, R_gate = 0 for gate x signal; sums by epsilon.  Arras et al. 2017.
 
         LSTM: c_t = f c_{t-1} + i g is split over the two terms, the pre-activation of g over x_t, h_{t-1} and the bias, and
         a tanh passes all. GRU: h_t = u h_{t-1} + (1 - u) n and the pre-activation W x_t + r (U h_{t-1}) + b of n likewise.
@@ -39,7 +39,7 @@ def declare(add: RuleSet) -> None:
     def signal_spread(ctx: RuleContext, R: Any, *, epsilon: float = 1e-3) -> dict[str, Any]:
         """R_i = sum_j (x_i w_ji + (b_j + eps sgn z_j) / N) / (z_j + eps sgn z_j) R_j: `signal` with bias factor 1.
 
-        Arras et al. 2017, sec. 2.2, and `bias_factor` of their code: the bias is spread over the N lower units, so that
+        Arras et al. 2017, and `bias_factor` of their code: the bias is spread over the N lower units, so that
         none is lost. It gives relevance to units that are 0; what an initial state that is not explained gets is booked as
         a constant.
         """

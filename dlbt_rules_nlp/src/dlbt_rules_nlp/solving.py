@@ -21,7 +21,7 @@ def declare(add: RuleSet) -> None:
     def signal(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_B = R, R_A = 0 for X = A^-1 B: the LRP-0 rule of a linear map of B, whose weights A are held constant.
 
-        Bach et al. 2015, eq. 58, with what mixes the signal held as by Jafari et al. 2024, sec. 4.2.
+        Bach et al. 2015, eq. 56, with what mixes the signal held as by Jafari et al. 2024.
         """
         if "B" not in ctx.carries:
             ctx.absorb("constant", m, ctx.output)
@@ -38,6 +38,6 @@ def declare(add: RuleSet) -> None:
     def taylor(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
         """R_i = x_i s_i m with s the softmax of x: the Taylor expansion at x, whose bias, the entropy of s, absorbs.
 
-        Achtibat et al. 2024, app. A.3.1, as for the softmax itself. On multipliers this is the op's gradient.
+        Achtibat et al. 2024, eq. 4-5, as for the softmax itself (prop. 3.1). On multipliers this is the op's gradient.
         """
         return ctx.gradient(m, "softmax")

@@ -32,7 +32,7 @@ def declare(add: RuleSet) -> None:
     @add.rule("torchvision.roi_pool", variant="gradient", takes="either", absorbs=("constant",), default=True,
               reads=_reads_of_region)  # fmt: skip
     def winner(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_i = R for the largest element i of a part of a region, else 0.  Bach et al. 2015, sec. 2.4. None to the region."""
+        """R_i = R for the largest element i of a part of a region, else 0.  Bach et al. 2015. None to the region."""
         if "input" in ctx.carries:
             return pull_back_alone(ctx, main(ctx, m), "input")
         ctx.absorb("constant", main(ctx, m), None if ctx.form == "relevance" else main(ctx, ctx.output))

@@ -33,17 +33,17 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_MAXIMUM, *_WITH_INDICES, variant="gradient", takes="either", default=True, reads=("pullback",))
     def gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_i = R for the largest element i of a window, else 0.  Bach et al. 2015, sec. 2.4; as in autograd."""
+        """R_i = R for the largest element i of a window, else 0.  Bach et al. 2015; as in autograd."""
         return ctx.vjp(m)
 
     @add.rule(*_FRACTIONAL, variant="gradient", takes="either", default=True, reads=("pullback",))
     def fractional(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_i = R for the largest element i of a window that was drawn at random, else 0.  Bach et al. 2015, sec. 2.4."""
+        """R_i = R for the largest element i of a window that was drawn at random, else 0.  Bach et al. 2015."""
         return pull_back_alone(ctx, main(ctx, m))
 
     @add.rule(*_MAXIMUM, *_WITH_INDICES, variant="winner", takes="either", reads=_reads_of_winner)
     def winner(ctx: RuleContext, m: Any, *, ties: Literal["first", "shared"] = "first") -> dict[str, Any]:
-        """R_i = R / n for the n largest elements of a window, n = 1 where the first is taken.  Bach et al. 2015, sec. 2.4."""
+        """R_i = R / n for the n largest elements of a window, n = 1 where the first is taken.  Bach et al. 2015."""
         return ctx.vjp(m) if ties == "first" else _to_the_largest(ctx, m)
 
     @add.rule(*_MAXIMUM, *_WITH_INDICES, variant="dlb_default", takes="either", reads=("self", "output"))

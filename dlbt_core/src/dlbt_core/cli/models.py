@@ -159,7 +159,7 @@ def _run(what: str, function: Callable[[], Any], verb: str = "calling") -> Any:
     except DlbtError:
         raise
     except Exception as error:
-        last = error.__traceback__
+        last = error.__traceback__.tb_next if error.__traceback__ is not None else None  # behind this very line
         while last is not None and last.tb_next is not None:
             last = last.tb_next
         where = "" if last is None else f"\n  where  {last.tb_frame.f_code.co_filename}:{last.tb_lineno}"

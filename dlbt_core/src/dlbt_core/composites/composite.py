@@ -259,7 +259,7 @@ class CompositeSet:
 
     def _enter(self, name: str, summary: str, plugin: str, entry: Any) -> None:
         if name in self._entries:
-            raise DlbtError(f"the composite name {name!r} is taken by plugin {self._entries[name][1]!r}.")
+            raise DlbtError(f"the composite name {name!r} is declared twice.\n  fix  give one of them another name.")
         self._entries[name] = (summary, plugin, entry)
 
     def update(self, other: CompositeSet) -> None:

@@ -24,7 +24,7 @@ def declare_linear_maps(add: RuleSet, ops: Iterable[str]) -> None:
 
     @add.rule(*ops, variant="gradient", absorbs=("constant",), default=True, reads=("pullback", "constants"))
     def linear(ctx: RuleContext, m: Any) -> dict[str, Any]:
-        """R_i = x_i / sum_i x_i R for a sum, the adjoint for every other linear map.  Bach et al. 2015, eq. 58.
+        """R_i = x_i / sum_i x_i R for a sum, the adjoint for every other linear map.  Bach et al. 2015, eq. 56.
 
         A constant takes its part.
         """

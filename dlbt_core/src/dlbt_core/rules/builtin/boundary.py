@@ -59,9 +59,10 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
         ctx: RuleContext, R: Tensor, *, low: Bound = None, high: Bound = None, epsilon: float = 1e-6,
         relative: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
-        """R_i = sum_j (x_i w_ji - l_i w_ji+ - h_i w_ji-) / sum_i (...) R_j.  Montavon et al. 2017, eq. 18.
+        """R_i = sum_j (x_i w_ji - l_i w_ji+ - h_i w_ji-) / sum_i (...) R_j.  Montavon et al. 2019, sec. 10.3.2.
 
-        For inputs between l and h: numbers, or one per channel; the sample's own smallest and largest unless given.
+        The z^B rule of Montavon et al. 2017, for inputs between l and h: numbers, or one per channel; the sample's own
+        smallest and largest unless given.
         """
         product = family[ctx.packet]
 

@@ -202,7 +202,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*EXPONENTIALS, variant="taylor", absorbs=("constant",), default=True, reads=("carrying", "output"))
     def taylor(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = x f'(x) m: the Taylor expansion at x, whose constant f(x) - x f'(x) absorbs.  Achtibat et al. 2024, A.3.1.
+        """R_i = x f'(x) m: the Taylor expansion at x, whose constant f(x) - x f'(x) absorbs.  Achtibat et al. 2024, eq. 4-5.
 
         As in the softmax. Exponents of decays are differences of sums that nearly cancel: f(x) / x has no bound there.
         """
@@ -243,7 +243,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule("aten.relu", variant="guided_backprop", linear=False, absorbs=("clipped",), reads=("carrying", "output"))
     def guided_backprop(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """m_in = m where x > 0 and m > 0, else 0.  Springenberg et al. 2015, sec. 3.4."""
+        """m_in = m where x > 0 and m > 0, else 0.  Springenberg et al. 2015."""
         ctx.absorb("clipped", m.clamp(max=0), ctx.output)
         return {"self": torch.where(ctx.args["self"] > 0, m.clamp(min=0), torch.zeros_like(m))}
 
@@ -256,7 +256,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule("aten.relu", variant="beta_smooth", absorbs=("smoothing",), reads=("carrying", "output"))
     def beta_smooth(ctx: RuleContext, m: Tensor, *, beta: float = 10.0) -> dict[str, Any]:
-        """m_in = m sigmoid(beta x): the gradient of a softplus in place of the ReLU.  Dombrowski et al. 2019, sec. 3.1."""
+        """m_in = m sigmoid(beta x): the gradient of a softplus in place of the ReLU.  Dombrowski et al. 2019, sec. 4."""
         x = ctx.args["self"]
         slope = torch.sigmoid(beta * x)
         ctx.absorb("smoothing", m, ctx.output - x * slope)

@@ -38,9 +38,9 @@ def declare(add: RuleSet) -> None:
     def signal(
         ctx: RuleContext, m: Tensor, *, signal: Literal["auto", "first", "last"] = "auto", epsilon: float = 0.0
     ) -> dict[str, Any]:
-        """R_signal = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j, R_gate = 0, w the gate.  Arras et al. 2017, sec. 2.2.
+        """R_signal = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j, R_gate = 0, w the gate.  Arras et al. 2017.
 
-        With attention weights for a gate these are the shares of Ali et al. 2022, eq. 7. A gate is a factor with the fact
+        With attention weights for a gate these are the shares of Ali et al. 2022. A gate is a factor with the fact
         `gate` or `attention_weights`; the factors share evenly if it is not clear which one is the signal.
         """
         product = FAMILY[ctx.packet]

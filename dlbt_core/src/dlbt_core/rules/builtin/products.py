@@ -42,7 +42,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_PRODUCTS, variant="signal", reads=("pullback", "constants"))
     def signal(ctx: RuleContext, m: Tensor, *, signal: Literal["auto", "self", "other"] = "auto") -> dict[str, Any]:
-        """R_signal = R, R_gate = 0: all to the signal, none to the gate.  Arras et al. 2017, sec. 2.2.
+        """R_signal = R, R_gate = 0: all to the signal, none to the gate.  Arras et al. 2017.
 
         A gate is a factor with the fact of that name: the result of a sigmoid, say. If neither of the two factors is one,
         or both are, they share evenly.

@@ -28,7 +28,7 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
     def zplus(
         ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False, bias: Bias = "denominator"
     ) -> dict[str, Any]:
-        """R_i = sum_j (x_i w_ji)+ / (sum_i (x_i w_ji)+ + b_j+) R_j.  Montavon et al. 2017, eq. 15, for x of both signs."""
+        """R_i = sum_j (x_i w_ji)+ / (sum_i (x_i w_ji)+ + b_j+) R_j.  Montavon et al. 2017, for x of both signs."""
         product = family[ctx.packet]
 
         def one(side: Side, R: Tensor, handed: dict[str, Any]) -> Tensor:

@@ -36,7 +36,7 @@ def declare(add: RuleSet) -> None:
     @add.rule("aten.stft", variant="gradient", absorbs=("constant",), default=True,
               reads=("pullback", "constants", "output"))  # fmt: skip
     def windowed(ctx: RuleContext, m: Tensor) -> dict[str, Any]:
-        """R_i = sum_j x_i w_ji / z_j R_j: the adjoint of a linear map of the signal.  Bach et al. 2015, eq. 58.
+        """R_i = sum_j x_i w_ji / z_j R_j: the adjoint of a linear map of the signal.  Bach et al. 2015, eq. 56.
 
         A window that carries is held constant, as weights are; if only it carries, the signal is the constant.
         """
