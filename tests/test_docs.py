@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,18 +39,50 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def install(text: str, make: FakeDistribution) -> None:
     """Make the distribution whose files a page shows, if it shows a pyproject.toml among them."""
-    shown = [block[3] for block in BLOCK.finditer(text)]
-    files = {found[1]: source[found.end() :] for source in shown if (found := FILE.match(source))}
+    files = files_of(text)
     if files:
         project = tomllib.loads(files.pop("pyproject.toml"))["project"]
         make(project["name"], project["version"], project["entry-points"]["dlbt.plugins"], files)
 
 
+def files_of(text: str) -> dict[str, str]:
+    """The files that a page shows, by path."""
+    shown = [block[3] for block in BLOCK.finditer(text)]
+    return {found[1]: source[found.end() :] for source in shown if (found := FILE.match(source))}
+
+
+def test_the_plugin_of_write_a_rule_is_installed_tested_and_listed(tmp_path: Path) -> None:
+    """By pip, from the files that the page shows and nothing else."""
+    folder, site = tmp_path / "dlbt-acme", tmp_path / "site"
+    for path, source in files_of((ROOT / "docs" / "write_a_rule.md").read_text(encoding="utf-8")).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(source, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    offline = ("--no-build-isolation", "--no-index", "--no-deps", "--quiet", "--disable-pip-version-check")
+    run("-m", "pip", "install", *offline, "--target", str(site), ".")
+    assert "1 passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    rules = json.loads(run("-c", "from dlbt_core.cli import main; main()", "rules", "--plugin", "acme", "--json"))
+    assert [(rule["op"], rule["variant"]) for rule in rules] == [
+        ("acme.affine", "epsilon"),
+        ("acme.affine", "zplus"),
+        ("aten.linear", "squares"),
+    ]
+
+
 def test_what_other_packages_do_is_run_where_they_are() -> None:
-    """Captum is always there; Zennit comes with torchvision."""
+    """Captum and LXT are always there; Zennit comes with torchvision."""
     needed = {block[1] for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8")) if block[1]}
-    assert needed == {"captum", "zennit"}
+    assert needed == {"captum", "lxt", "zennit"}
     assert find_spec("captum") is not None
+    assert find_spec("lxt") is not None
     assert (find_spec("zennit") is None) == (find_spec("torchvision") is None)
 
 

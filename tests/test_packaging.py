@@ -1,6 +1,7 @@
 """The four distributions: what they declare, and what their wheels hold."""
 
 import importlib.util
+import re
 import runpy
 import shutil
 import tarfile
@@ -80,6 +81,13 @@ def test_every_dependency_is_pinned_at_a_version_that_is_asked_for() -> None:
     for requirement in asked:
         if not requirement.name.startswith("dlbt"):
             assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+def test_what_comes_without_its_dependencies_is_pinned_once_with_its_hash() -> None:
+    pinned = [re.fullmatch(r"([\w-]+)==[\w.]+ --hash=sha256:[0-9a-f]{64}", line) for line in lines("requirements-no-deps.txt")]
+    names = [canonicalize_name(match[1]) for match in pinned if match]
+    assert len(names) == len(pinned) == 2
+    assert not {canonicalize_name(line.split("==")[0]) for line in lines("constraints.txt")} & set(names)
 
 
 @pytest.mark.parametrize(("folder", "plugin"), PLUGINS.items())
