@@ -12,14 +12,13 @@ from torch import Tensor
 
 from dlbt_core.composites.composite import Composite, as_choices, as_composite, choices_in_context
 from dlbt_core.composites.select import Choice
-from dlbt_core.errors import InputError, ModelStateError, RandomModelWarning
+from dlbt_core.errors import InputError
 from dlbt_core.execute import Job, execute, plan_of
 from dlbt_core.explanation import Explanation
 from dlbt_core.graph.export import ExportedModel
-from dlbt_core.graph.ir import Graph, Node
-from dlbt_core.graph.ops import packet
+from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
-from dlbt_core.notices import warn_user
+from dlbt_core.model_state import check_mode, check_randomness
 from dlbt_core.plugins.loader import Plugins, default_plugins
 from dlbt_core.plugins.services import expansion
 from dlbt_core.scheduler.capture import Capture, capture, fingerprint
@@ -187,7 +186,7 @@ class Explainer:
         progress: bool,
     ) -> tuple[Capture, dict[str, Tensor], dict[str, int], Job, Callable[[], Capture]]:
         """A call, checked and recorded, as `execute` takes it."""
-        self._check_mode()
+        check_mode(self.model)
         args, kwargs = _usable((args, kwargs))
         plugins = self.plugins or default_plugins()
         bound = self._bind(args, kwargs)
@@ -212,23 +211,12 @@ class Explainer:
         found = self._capture(bound, args, kwargs, plugins)
         return found, inputs, self._explained(found), job, lambda: self._capture(bound, args, kwargs, plugins, anew=True)
 
-    def graph(self, *args: Any, **kwargs: Any) -> Any:
+    def graph(self, *args: Any, **kwargs: Any) -> Graph:
         """The recorded graph of a call, without explaining it."""
-        self._check_mode()
+        check_mode(self.model)
         return self._capture(self._bind(args, kwargs), args, kwargs, self.plugins or default_plugins()).graph
 
     # -- checks -----------------------------------------------------------------------------------------------------
-
-    def _check_mode(self) -> None:
-        """A module that draws at random or mixes the samples of a batch makes the result depend on more than the input."""
-        if not isinstance(self.model, torch.nn.Module):
-            return
-        for name, module in self.model.named_modules():
-            if module.training and _acts_in_training(module):
-                raise ModelStateError(
-                    f"module {name!r} ({type(module).__name__}) is in train mode: its output depends on chance or on the "
-                    "other samples of the batch.\n  fix  call model.eval() first."
-                )
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         model = self.model
@@ -288,26 +276,8 @@ class Explainer:
             expand=lambda op: expansion(plugins, op),
             analysers=analysers,
         )
-        self._check_randomness(found)
+        check_randomness(found.graph, getattr(self.model, "training", False))
         return found
-
-    def _check_randomness(self, found: Capture) -> None:
-        graph = found.graph
-        mixing = [n for n in graph.nodes if _mixes_samples(n, graph)]
-        if graph.random and getattr(self.model, "training", False):
-            raise ModelStateError(
-                f"the model is in train mode and draws random numbers: {graph.random[0]}.\n  fix  call model.eval() first."
-            )
-        if mixing:
-            raise ModelStateError(
-                f"batch norm uses the batch's own statistics in {mixing[0].site}: a sample's output depends on the others.\n"
-                "  fix  call model.eval() first; if it has no running statistics, explain one sample at a time."
-            )
-        if graph.random:
-            warn_user(
-                f"the model draws random numbers ({graph.random[0]}); the explanation keeps those of the first run.",
-                RandomModelWarning,
-            )
 
     def __repr__(self) -> str:
         name = self.composite.name if isinstance(self.composite, Composite) else self.composite
@@ -404,21 +374,3 @@ def _usable(call: Any) -> Any:
     from torch.utils._pytree import tree_map_only
 
     return tree_map_only(Tensor, lambda tensor: tensor.clone() if id(tensor) in copied else tensor, call)
-
-
-def _mixes_samples(node: Node, graph: Graph) -> bool:
-    """Whether an op normalises by the statistics of a batch of several."""
-    norms = ("aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit")
-    if packet(node.op) not in norms or not (node.args.get("training") or "no_stats" in node.op):
-        return False
-    return int(graph.values[node.args["input"].index].shape[0]) > 1
-
-
-def _acts_in_training(module: torch.nn.Module) -> bool:
-    """Whether train mode changes what the module computes."""
-    dropout = torch.nn.modules.dropout._DropoutNd
-    if isinstance(module, dropout):
-        return bool(module.p)
-    if isinstance(module, torch.nn.RNNBase):
-        return bool(module.dropout)
-    return isinstance(module, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.RReLU))
