@@ -242,9 +242,11 @@ def test_all_ops_without_a_rule_are_listed_at_once() -> None:
         "  op          aten.digamma.default\n"
         f"  node        digamma in (model) (Odd) at {line}\n"
         f"  plugins     {', '.join(map(str, dlbt.default_plugins().loaded))}\n"
-        "  fix         register a rule: @add.rule('aten.lgamma', variant='epsilon', default=True) def ...(ctx, m), "
-        "or hold the node constant:\n"
-        "              rules=[(Select(op='aten.lgamma'), Use('constant'))], or run the op's gradient: "
+        "  fix         in a plugin ('dlbt new-plugin' writes one) write it as ops that have rules: "
+        "@add.lowering('aten.lgamma'),\n"
+        "              or register a rule: @add.rule('aten.lgamma', variant='epsilon', default=True) def ...(ctx, m); or "
+        "hold the node constant:\n"
+        "              rules=[(Select(op='aten.lgamma'), Use('constant'))]; or run the op's gradient: "
         "fallback='gradient'"
     )
 

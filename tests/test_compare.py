@@ -263,8 +263,12 @@ def test_other_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         found.figure("y")
     assert str(caught.value) == "no explained input 'y'. There are: 'input'."
-    with pytest.raises(InputError, match="no picture can be written"):
+    with pytest.raises(InputError) as caught:
         found.save(tmp_path / "x.gif")
+    assert str(caught.value) == (
+        f"no picture can be written to {str(tmp_path / 'x.gif')!r}: the ending says the format.\n"
+        "  fix  end it in one of: .png, .svg, .pdf."
+    )
 
 
 # -- as rows, text, picture and page -----------------------------------------------------------------------------------

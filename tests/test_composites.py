@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 import dlbt_core as dlbt
+from dlbt_core.composites.composite import CompositeSet
 from dlbt_core.composites.presets import ATTNLRP, EPSILON, GRADIENT_TIMES_INPUT
 from dlbt_core.errors import DlbtError
+from dlbt_core.plugins.loader import Plugins
+from dlbt_core.plugins.services import graph_pass
 
 
 def net() -> nn.Module:
@@ -224,6 +227,7 @@ def test_toml_round_trip(composite: dlbt.Composite, tmp_path: Path) -> None:
         ("name = 'x'\nchoice = 'epsilon'", "composite: 'choice' is a list, not 'epsilon'."),
         ("name = 'x'\nchoice = ['a']", "composite, choice 1 is 'a', not a table. Write [[choice]] above each choice."),
         ("name = 'x'\n[[choice]]\nuse = 3", "composite, choice 1: 'use' is a string, not 3."),
+        ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = 3", "composite, choice 1: 'select' is a table, not 3."),
         ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = {op = 3}", "composite, choice 1: 'op' is a string or a list, not 3."),
         ("name = 'x'\n[[choice]]\nuse = 'flat'\nselect = {first = 1}", "composite, choice 1: 'first' is true or false, not 1."),
     ],
@@ -242,11 +246,22 @@ def test_what_is_no_toml() -> None:
     assert str(caught.value) == f"composite is not TOML: {of_python.value}"
 
 
+def test_a_name_is_declared_once() -> None:
+    found = CompositeSet()
+    found.add(dlbt.Composite("ours"))
+    with pytest.raises(DlbtError) as caught:
+        found.add(dlbt.Composite("ours"))
+    assert str(caught.value) == "the composite name 'ours' is declared twice.\n  fix  give one of them another name."
+
+
 def test_a_pass_that_nobody_brought() -> None:
     known = ", ".join(one.name for one in dlbt.default_plugins().passes)
     with pytest.raises(dlbt.errors.UnknownCompositeError) as caught:
         dlbt.explain(net(), X, composite=dlbt.Composite("ours", passes=("fold",)))
     assert str(caught.value) == f"no graph pass 'fold'. There are: {known}."
+    with pytest.raises(dlbt.errors.UnknownCompositeError) as caught:
+        graph_pass(Plugins(discover=False), "fold")
+    assert str(caught.value) == "no graph pass 'fold'. There are: none."
 
 
 def test_a_file_is_as_good_as_a_name(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -95,3 +96,26 @@ def test_every_command_is_there_with_every_option(name: str) -> None:
                 assert f"`{spelling}" in own or (takes_model and f"`{spelling} " in shared), f"{name} {spelling}"
     headings = [heading.split()[1] for heading in sections() if heading.startswith("dlbt ")]
     assert set(headings) == {*COMMANDS, "--version"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_print_json(name: str) -> None:
+    assert any("--json" in option.opts for option in COMMANDS[name].params)
+
+
+def test_json_of_a_new_plugin(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["new-plugin", "acme-rotary", "--into", str(tmp_path), "--json"])
+    found = json.loads(result.stdout)
+    folder = Path(found["folder"])
+    assert folder == tmp_path / "dlbt-acme-rotary"
+    assert all((folder / file).is_file() for file in found["files"])
+    assert found["plugin"] == "acme_rotary"
+    assert found["next"][0] == f"cd {shlex.quote(str(folder))}"
+    assert found["next"][1:] == ["pip install -e '.[test]'", "pytest", "dlbt plugins", "dlbt rules --plugin acme_rotary"]
+
+
+def test_json_of_the_demo(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["demo", "--out", str(page), "--no-text", "--json"])
+    assert json.loads(result.stdout) == {"page": str(page)}
+    assert page.stat().st_size > 0

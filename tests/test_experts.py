@@ -265,7 +265,7 @@ def test_where_there_are_none() -> None:
     )
     with pytest.raises(DlbtError) as caught:
         explained("Mixtral").experts["mlp"]
-    assert str(caught.value).endswith("fix  one of: 'model.layers.0.mlp'.")
+    assert str(caught.value) == "no relevance of experts was kept for 'mlp'.\n  fix  one of: 'model.layers.0.mlp'."
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------

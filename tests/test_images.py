@@ -135,8 +135,12 @@ def test_show_without_windows(explained: ImageExplanation, monkeypatch: pytest.M
 
     monkeypatch.setattr(mpl, "get_backend", lambda: "agg")
     for shown in (explained, ImageGrid([[explained]], ["a"], ["b"])):
-        with pytest.raises(DlbtError, match="no window can be opened"):
+        with pytest.raises(DlbtError) as caught:
             shown.show()
+        assert str(caught.value) == (
+            "no window can be opened: matplotlib's backend is 'agg', which only writes files.\n"
+            "  fix  save('picture.png') or to_html('page.html') instead."
+        )
 
 
 def test_an_explanation_of_one_s_own_can_be_shown(tmp_path: Path) -> None:
@@ -226,6 +230,21 @@ INPUT_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         "the transform cannot take this image (mode 'L', 10 by 12 pixels): ValueError: wrong number of channels\n"
         "  fix  give it what it expects; a picture in shades of grey becomes a coloured one by image.convert('RGB').",
     ),
+    "an image too many": (
+        {"image": PICTURE, "processor": lambda images, return_tensors: {"pixel_values": torch.ones(2, 3, 4, 4)}},
+        "the processor's pixel_values is not one image: shape (2, 3, 4, 4).\n"
+        "  fix  a tensor of shape (C, H, W); explain_images(...) takes several images.",
+    ),
+    "a processor that fails": (
+        {"image": PICTURE, "processor": lambda images, return_tensors: failing(images)},
+        "the processor cannot take this image (mode 'RGB', 10 by 12 pixels): ValueError: wrong number of channels\n"
+        "  fix  give it what it expects; a picture in shades of grey becomes a coloured one by image.convert('RGB').",
+    ),
+    "a processor of nothing": (
+        {"image": PICTURE, "processor": lambda images, return_tensors: {}},
+        "the processor returned nothing, but no 'pixel_values'.\n"
+        "  fix  pass the image processor of the model: AutoImageProcessor.from_pretrained(...).",
+    ),
     "a tokenizer": (
         {"image": PICTURE, "processor": lambda images, return_tensors: {"input_ids": torch.ones(1, 2)}},
         "the processor returned 'input_ids', but no 'pixel_values'.\n"
@@ -255,12 +274,16 @@ def test_images_that_do_not_fit(name: str) -> None:
 def test_files_that_are_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing:
         prepare(tmp_path / "none.png", TRANSFORM)
-    assert str(missing.value) == f"no file {str(tmp_path / 'none.png')!r}"
+    assert str(missing.value) == (
+        f"there is no file {str(tmp_path / 'none.png')!r}.\n  fix  the path of a picture."
+    )
     text = tmp_path / "text.png"
     text.write_text("text")
     with pytest.raises(InputError) as caught:
         prepare(text, TRANSFORM)
-    assert str(caught.value) == f"{str(text)!r} is not a picture that Pillow can read."
+    assert str(caught.value) == (
+        f"{str(text)!r} is not a picture that Pillow can read.\n  fix  a PNG, JPEG or other file of pixels."
+    )
 
 
 def test_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:

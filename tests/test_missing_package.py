@@ -15,9 +15,10 @@ from dlbt_core.errors import NoRuleError, PluginWarning
 from zoo import make
 
 REMEDY = (
-    "  fix         register a rule: @add.rule('OP', variant='epsilon', default=True) def ...(ctx, m), or hold the node "
+    "  fix         in a plugin ('dlbt new-plugin' writes one) write it as ops that have rules: @add.lowering('OP'),\n"
+    "              or register a rule: @add.rule('OP', variant='epsilon', default=True) def ...(ctx, m); or hold the node "
     "constant:\n"
-    "              rules=[(Select(op='OP'), Use('constant'))], or run the op's gradient: fallback='gradient'"
+    "              rules=[(Select(op='OP'), Use('constant'))]; or run the op's gradient: fallback='gradient'"
 )
 
 

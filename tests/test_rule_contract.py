@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import dlbt_core as dlbt
-from dlbt_core.errors import DuplicateRuleError, OpKeyError, RuleContractError, UnknownParameterError
+from dlbt_core.errors import (
+    DuplicateRuleError,
+    OpKeyError,
+    RuleContractError,
+    UnknownParameterError,
+    UnknownVariantError,
+)
 from dlbt_core.rules.rule import Provenance
 
 
@@ -138,7 +144,8 @@ BROKEN: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
         {},
         lambda ctx, m: {"input": m},
         "mine:aten.linear#broken returned a message of shape (2, 4) for a value of shape (2, 6) (node linear_1 in 2 "
-        "(Linear)).\n  where  {place}",
+        "(Linear)).\n  fix    hand on a message of that shape; where the rule is not yours, give the op another variant.\n"
+        "  where  {place}",
     ),
     "name": (
         {},
@@ -154,8 +161,14 @@ BROKEN: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {
     "books": (
         {},
         lambda ctx, m: ctx.absorb("bias", m),
-        "the rule of aten.linear.default books 'bias', which it did not declare; it declared nothing.\n"
-        "  fix  absorbs=('bias', ...) in its declaration.",
+        "mine:aten.linear#broken books 'bias', which it did not declare; it declared nothing.\n"
+        "  fix    absorbs=('bias', ...) in its declaration, or book it under a name that is there.\n  where  {place}",
+    ),
+    "an argument that is not there": (
+        {},
+        lambda ctx, m: {"input": m @ ctx.args["weights"]},
+        "mine:aten.linear#broken uses ctx.args['weights'], which aten.linear.default does not have.\n"
+        "  fix    one of its arguments: input, weight, bias.\n  where  {place}",
     ),
     "peeks": (
         {"reads": ("output",)},
@@ -206,6 +219,12 @@ def test_parameters_come_from_the_signature_and_are_checked() -> None:
     with pytest.raises(UnknownParameterError) as caught:
         rule.complete({"high": 1.0})
     assert str(caught.value) == "aten.linear#mine has no parameter 'high'. It has: low, count, on."
+    with pytest.raises(UnknownParameterError) as caught:
+        dlbt.default_plugins().registry.find("aten.relu.default", "identity").complete({"high": 1.0})
+    assert str(caught.value) == "aten.relu#identity has no parameter 'high'. It has: no parameters."
+    with pytest.raises(UnknownVariantError) as none:
+        dlbt.default_plugins().registry.find("acme.nothing.default", "epsilon")
+    assert str(none.value) == "acme.nothing.default has no variant 'epsilon'.\n  It has: none"
 
 
 X = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -318,8 +337,19 @@ def test_an_op_of_ones_own_with_a_rule_or_a_lowering() -> None:
         def multiplied(x: Tensor, by: float) -> Tensor:
             return x * by
 
-    with pytest.raises(dlbt.errors.NoRuleError, match=r"^no relevance rule for dlbt_tests.scale.default\n  op  "):
+    with pytest.raises(dlbt.errors.NoRuleError) as caught:
         dlbt.explain(model, X)
+    assert str(caught.value) == (
+        "no relevance rule for dlbt_tests.scale.default\n"
+        "  op          dlbt_tests.scale.default\n"
+        f"  node        scale in (model) (function) at {__file__}:{model.__code__.co_firstlineno + 1}\n"
+        f"  plugins     {', '.join(map(str, dlbt.default_plugins().loaded))}\n"
+        "  fix         in a plugin ('dlbt new-plugin' writes one) write it as ops that have rules: "
+        "@add.lowering('dlbt_tests.scale'),\n"
+        "              or register a rule: @add.rule('dlbt_tests.scale', variant='epsilon', default=True) def ...(ctx, m); or "
+        "hold the node constant:\n"
+        "              rules=[(Select(op='dlbt_tests.scale'), Use('constant'))]; or run the op's gradient: fallback='gradient'"
+    )
     for plugins, op in (
         (plugin(declare), "dlbt_tests.scale.default"),
         (plugin(lambda add: None, lower), "aten.mul.Tensor"),

@@ -97,7 +97,9 @@ def test_damaged_and_foreign_files(explanation: dlbt.Explanation, tmp_path: Path
     )
     with pytest.raises(FileNotFoundError) as missing:
         dlbt.load(tmp_path / "nowhere")
-    assert str(missing.value) == f"no file {str(tmp_path / 'nowhere')!r}"
+    assert str(missing.value) == (
+        f"there is no file {str(tmp_path / 'nowhere')!r}.\n  fix  a file that Explanation.save() has written."
+    )
 
 
 def test_nothing_is_pickled(explanation: dlbt.Explanation, tmp_path: Path) -> None:

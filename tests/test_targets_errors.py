@@ -34,6 +34,10 @@ class Signs(nn.Module):
         return (x.flatten(1) > 0).long()
 
 
+NO_OUTPUT = (
+    "the model returns no floating-point tensor; there is nothing to explain.\n"
+    "  fix  a model that returns its logits or scores, not the classes it picked from them."
+)
 ERRORS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[[], Any], str]] = {
     "no class": case(flat, X, lambda: target.classes([]), "classes() got no class.\n  fix  classes([281, 282])."),
     "a class twice": case(
@@ -79,7 +83,8 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[[], Any], str]] =
     ),
     "an empty mask": case(
         dense, X, lambda: target.region(1, torch.stack([MASK, MASK & False])),
-        "the mask holds no pixel of the output for sample 1.",
+        "the mask holds no pixel of the output for sample 1.\n"
+        "  fix  a mask that is true where the output has a pixel: it is read at the centres of the output's pixels.",
     ),
     "a soft mask": case(
         dense, X, lambda: target.region(1, MASK.float()),
@@ -160,13 +165,8 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[[], Any], str]] =
         "cosine() needs an embedding, a floating-point tensor of shape (D,) or (samples, D), not list.\n"
         "  fix  cosine(dlbt_rules_vision.embed_image(model, image, ...)); explain_image takes the image itself.",
     ),
-    "no floating-point output": case(
-        Signs, X, lambda: 1, "the model returns no floating-point tensor; there is nothing to explain."
-    ),
-    "no floating-point output for a function": case(
-        Signs, X, lambda: lambda out: out.double().sum(1),
-        "the model returns no floating-point tensor; there is nothing to explain.",
-    ),
+    "no floating-point output": case(Signs, X, lambda: 1, NO_OUTPUT),
+    "no floating-point output for a function": case(Signs, X, lambda: lambda out: out.double().sum(1), NO_OUTPUT),
     "no floating-point output of a detector": case(
         Signs, X, lambda: target.detection(),
         "these are not the outputs of a detector: detection() reads a list of {boxes, scores, labels} as torchvision returns "
@@ -189,7 +189,8 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], Any, Callable[[], Any], str]] =
         flat, X, lambda: target.output("", (6,)), "index 6 is out of range: the output has 6, so 0 to 5."
     ),
     "a mask that does not fit": case(
-        flat, X, lambda: target.logits(torch.ones(5)), "the mask of shape (5,) does not fit the output of shape (2, 6)."
+        flat, X, lambda: target.logits(torch.ones(5)), "the mask of shape (5,) does not fit the output of shape (2, 6).\n"
+        "  fix  give it the output's shape, or one that broadcasts to it."
     ),
     "against a function": case(
         flat, X, lambda: target.contrast(1, lambda out: out[:, 0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
 from typing import Any
 
@@ -251,8 +252,12 @@ def test_a_mean_over_positions_does_not_multiply_relevance(composite: str) -> No
 def test_an_integer_image_is_refused_with_the_remedy() -> None:
     pixels = torch.randint(0, 256, (1, 3, 12, 12), dtype=torch.uint8)
     model = small()
-    with pytest.raises(dlbt.errors.InputError, match=r"uint8(.|\n)*floating-point"):
+    with pytest.raises(dlbt.errors.InputError) as caught:
         dlbt.explain(lambda x: model(x.double() / 255), pixels)
+    assert str(caught.value) == (
+        "none of the inputs can be explained: 'x' (torch.uint8).\n  fix  pass floating-point inputs or token ids that enter an "
+        "embedding, or name the inputs with explain_inputs=[...]."
+    )
 
 
 def test_an_unsupported_layer_leaves_the_model_and_later_calls_as_they_are() -> None:
@@ -269,9 +274,22 @@ def test_an_unsupported_layer_leaves_the_model_and_later_calls_as_they_are() -> 
     model = Unsupported(inner).eval()
     attributes = {name: sorted(vars(module)) for name, module in model.named_modules()}
     explainer = dlbt.Explainer(model, "epsilon_plus")
+    line = inspect.getsourcelines(Unsupported.forward)[1] + 1
     for _ in range(2):
-        with pytest.raises(dlbt.errors.NoRuleError, match="erfcx"):
+        with pytest.raises(dlbt.errors.NoRuleError) as caught:
             explainer(X)
+        assert str(caught.value) == (
+            "no relevance rule for aten.special_erfcx.default\n"
+            "  op          aten.special_erfcx.default\n"
+            f"  node        special_erfcx in (model) (Unsupported) at {__file__}:{line}\n"
+            f"  plugins     {', '.join(map(str, dlbt.default_plugins().loaded))}\n"
+            "  fix         in a plugin ('dlbt new-plugin' writes one) write it as ops that have rules: "
+            "@add.lowering('aten.special_erfcx'),\n"
+            "              or register a rule: @add.rule('aten.special_erfcx', variant='epsilon', default=True) def ...(ctx, "
+            "m); or hold the node constant:\n"
+            "              rules=[(Select(op='aten.special_erfcx'), Use('constant'))]; or run the op's gradient: "
+            "fallback='gradient'"
+        )
     assert {name: sorted(vars(module)) for name, module in model.named_modules()} == attributes
     assert torch.equal(relevance(inner, X), expected)
     model.odd = False
@@ -280,8 +298,9 @@ def test_an_unsupported_layer_leaves_the_model_and_later_calls_as_they_are() -> 
 
 def test_a_list_for_epsilon_is_refused() -> None:
     """As with a list of canonizers in the first place."""
-    with pytest.raises(dlbt.errors.UnknownParameterError, match="epsilon"):
-        dlbt.explain(small(), X, composite=dlbt.composite("epsilon_plus_flat", epsilon=[object()]))
+    with pytest.raises(dlbt.errors.UnknownParameterError) as caught:
+        dlbt.explain(small(), X, composite=dlbt.composite("epsilon_plus_flat", epsilon=["a canonizer"]))
+    assert str(caught.value) == "core:aten.linear#epsilon: parameter 'epsilon' takes float, not ('a canonizer',)."
     with pytest.raises(TypeError):
         dlbt.composite("epsilon_plus_flat", [object()])  # type: ignore[call-arg]
 

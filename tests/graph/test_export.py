@@ -67,6 +67,13 @@ def test_a_dynamic_batch_is_explained_in_any_size(model_name: str) -> None:
 
 def test_a_size_that_was_burnt_in_is_refused() -> None:
     model, inputs, _ = make("mlp", 3)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    with pytest.raises(InputError) as caught:
+        dlbt.Explainer(_export(model, (), dict(inputs), dynamic_shapes={"input": {0: batch}}))(torch.randn(5, 7))
+    assert str(caught.value) == (
+        "the call does not fit the model: input has shape (5, 7); the program was exported for (any, 8): for other sizes "
+        "export it with dynamic_shapes."
+    )
     explainer = dlbt.Explainer(_export(model, (), dict(inputs)))
     with pytest.raises(InputError) as caught:
         explainer(torch.randn(5, 8))

@@ -155,5 +155,21 @@ def test_the_module_is_named_too() -> None:
 
 
 def test_a_sparse_tensor_made_of_the_input_is_an_op_without_a_rule() -> None:
-    with pytest.raises(NoRuleError, match=r"(?s)no relevance rule for .*aten\._to_sparse.*fix"):
-        dlbt.explain(lambda x: torch.sparse.mm(x.to_sparse(), _EYE), torch.randn(3, 8))
+    def model(x: Tensor) -> Tensor:
+        return torch.sparse.mm(x.to_sparse(), _EYE)
+
+    with pytest.raises(NoRuleError) as caught:
+        dlbt.explain(model, torch.randn(3, 8))
+    where = f"in (model) (function) at {__file__}:{model.__code__.co_firstlineno + 1}"
+    assert str(caught.value) == (
+        "no relevance rule for aten._to_sparse.default, aten._sparse_addmm.default\n"
+        f"  op          aten._to_sparse.default\n  node        to_sparse {where}\n"
+        f"  op          aten._sparse_addmm.default\n  node        sparse_addmm {where}\n"
+        f"  plugins     {', '.join(map(str, dlbt.default_plugins().loaded))}\n"
+        "  fix         in a plugin ('dlbt new-plugin' writes one) write it as ops that have rules: "
+        "@add.lowering('aten._to_sparse'),\n"
+        "              or register a rule: @add.rule('aten._to_sparse', variant='epsilon', default=True) def ...(ctx, m); or "
+        "hold the node constant:\n"
+        "              rules=[(Select(op='aten._to_sparse'), Use('constant'))]; or run the op's gradient: "
+        "fallback='gradient'"
+    )

@@ -297,11 +297,19 @@ def test_restoring_leaves_no_trace_in_the_graph() -> None:
 
 def test_random_numbers_are_kept_and_announced_and_the_state_is_untouched() -> None:
     head = nn.Linear(8, 4)
-    explainer = dlbt.Explainer(lambda x: head(x * torch.rand_like(x) + torch.empty_like(x).normal_()))
+
+    def model(x: Tensor) -> Tensor:
+        return head(x * torch.rand_like(x) + torch.empty_like(x).normal_())
+
+    explainer = dlbt.Explainer(model)
     x = torch.randn(3, 8)
     state = torch.get_rng_state()
-    with pytest.warns(RandomModelWarning, match=r"draws random numbers \(aten.rand_like"):
+    with pytest.warns(RandomModelWarning) as caught:
         first = explainer(x)
+    assert [str(one.message) for one in caught] == [
+        f"the model draws random numbers (aten.rand_like.default in (model) (function) at {__file__}:"
+        f"{model.__code__.co_firstlineno + 1}); the explanation keeps those of the first run."
+    ]
     again = explainer(x)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.score, again.score)

@@ -1,15 +1,17 @@
-"""What the command line says when there is no such model, or a package for it is missing: word by word."""
+"""What the command line says of a model that there is not, that is damaged, or whose package is missing: word by word."""
 
 from __future__ import annotations
 
 import importlib.util
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from dlbt_core.cli.models import load_model
-from dlbt_core.errors import DlbtError
+from dlbt_core.errors import DlbtError, InputError
 
 FORMS = (
     "  package.module:name   a function that returns the model, or (model, inputs), or (model, args, kwargs); or the model\n"
@@ -66,3 +68,30 @@ def test_a_missing_package_is_named(
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     assert said(spec or str(folder)) == message
+
+
+@pytest.mark.torchvision
+def test_a_model_of_torchvision_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(**options: Any) -> nn.Module:
+        raise ValueError("no such size")
+
+    build.__module__ = "torchvision.models.resnet"
+    monkeypatch.setattr("torchvision.models.get_model_builder", lambda name: build)
+    assert said("torchvision:resnet18") == (
+        "building torchvision:resnet18 failed: ValueError: no such size\n"
+        f"  where  {__file__}:{build.__code__.co_firstlineno + 1}\n  fix    mend what failed there."
+    )
+
+
+def test_a_folder_that_is_damaged(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "nope"}')
+    with pytest.raises(InputError) as caught:
+        load_model(str(tmp_path))
+    of_transformers = caught.value.__cause__  # whose words and lines are no business of ours
+    assert isinstance(of_transformers, ValueError)
+    frame = traceback.extract_tb(of_transformers.__traceback__)[-1]
+    assert str(caught.value) == (
+        f"loading {tmp_path} failed: ValueError: {of_transformers}\n  where  {frame.filename}:{frame.lineno}\n"
+        "  fix    a folder that model.save_pretrained(...) has written."
+    )

@@ -61,12 +61,17 @@ BROKEN = {
         HEAD + "@hookimpl\ndef dlbt_plugin_info(): return PluginInfo(rule_api='2.0')\n"
         "@hookimpl\ndef dlbt_hook_of_version_2(): pass\n",
         "api",
-        "written for rule API 2.0, this dlbt-core has 1.0",
+        "written for rule API 2.0, this dlbt-core has 1.0. Install a newer dlbt-core",
     ),
     "api of a later minor version": (
         HEAD + "@hookimpl\ndef dlbt_plugin_info(): return PluginInfo(rule_api='1.1')\n",
         "api",
-        "written for rule API 1.1, this dlbt-core has 1.0",
+        "written for rule API 1.1, this dlbt-core has 1.0. Install a newer dlbt-core",
+    ),
+    "api of an earlier major version": (
+        HEAD + "@hookimpl\ndef dlbt_plugin_info(): return PluginInfo(rule_api='0.9')\n",
+        "api",
+        "written for rule API 0.9, this dlbt-core has 1.0. Install a newer release of the plugin",
     ),
     "api that is no version": (
         HEAD + "@hookimpl\ndef dlbt_plugin_info(): return PluginInfo(rule_api=1)\n",
@@ -144,7 +149,7 @@ BROKEN = {
             '[GraphPass("acme_pass", rule)]', '[GraphPass("a", rule, after=("b",)), GraphPass("b", rule, after=("a",))]'
         ),
         "register",
-        "graph passes wait for each other: a -> b -> a.",
+        "graph passes wait for each other: a -> b -> a.\n  fix  take one of them out of the other's after= or before=.",
     ),
     "composite name taken": (
         EVERYTHING.replace(
@@ -232,8 +237,13 @@ def test_duplicate_plugin_name(install, monkeypatch):
 
 def test_a_stranger_cannot_take_the_place_of_core(install):
     install("core", FINE, "1.0", "a-stranger")
-    with pytest.warns(PluginWarning, match=f"the plugin name 'core' is taken by {CORE}"):
+    with pytest.warns(PluginWarning) as caught:
         plugins = Plugins(only=("core",))
+    assert [str(one.message) for one in caught] == [
+        f"a-stranger 1.0 [core]: failed at import: the plugin name 'core' is taken by {CORE}\n"
+        "  Its rules are not available. 'dlbt plugins --traceback' shows the error; "
+        "DLBT_DISABLE_PLUGINS=a-stranger silences this."
+    ]
     assert [plugin.distribution for plugin in plugins.loaded] == ["dlbt-core"]
 
 

@@ -27,7 +27,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = into / "dlbt-acme-rotary"
     assert result.exit_code == 0
     assert result.output == (
-        f"{folder}: a plugin that works as it is.\n  cd {folder}\n  pip install -e '.[test]'\n  pytest\n  dlbt plugins\n"
+        f"{folder}: a plugin that works as it is. In the environment of dlbt:\n"
+        f"  cd {folder}\n  pip install -e '.[test]'\n  pytest\n  dlbt plugins\n  dlbt rules --plugin acme_rotary\n"
     )
     return folder
 
@@ -67,8 +68,13 @@ def test_dlbt_finds_it(written: Path, installed: Mapping[str, str]) -> None:
     rows = json.loads(run([*dlbt, "plugins", "--json"], written, installed))
     (row,) = [row for row in rows if row["name"] == "acme_rotary"]
     assert (row["distribution"], row["version"], row["status"], row["rules"]) == ("dlbt-acme-rotary", "0.1.0", "loaded", 3)
-    rules = json.loads(run([*dlbt, "rules", "--op", "acme_rotary.*", "--json"], written, installed))
-    assert [(rule["op"], rule["variant"]) for rule in rules] == [("acme_rotary.mix", "epsilon"), ("acme_rotary.mix", "zplus")]
+    ours = [("acme_rotary.mix", "epsilon"), ("acme_rotary.mix", "zplus")]
+    for option, glob, expected in (
+        ("--op", "acme_rotary.*", ours),
+        ("--plugin", "acme_rotary", [*ours, ("aten.add.Tensor", "by_magnitude")]),
+    ):
+        rules = json.loads(run([*dlbt, "rules", option, glob, "--json"], written, installed))
+        assert [(rule["op"], rule["variant"]) for rule in rules] == expected
 
 
 def test_it_is_linted(written: Path, installed: Mapping[str, str]) -> None:

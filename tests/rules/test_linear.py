@@ -77,18 +77,29 @@ def test_two_streams_at_outputs_that_are_zero(variant: str) -> None:
 def test_pass_needs_an_output_of_the_inputs_shape(op: str, fn: Any, shape: tuple[int, ...]) -> None:
     x, w = source(51)(*shape), source(52)(3, 4)
     rules = [(dlbt.Select(op=f"aten.{op}"), dlbt.Use("pass"))]
-    with pytest.raises(DlbtError, match="shape"):
+    with pytest.raises(DlbtError) as caught:
         dlbt.explain(
             lambda a: fn(a, w).sum(), x, rules=rules, composite="attnlrp", target=dlbt.target.function(lambda z: z)
         )
+    rule = dlbt.default_plugins().registry.find(f"aten.{op}.default", "pass")
+    assert str(caught.value) == (
+        f"core:aten.{op}#pass returned a message of shape {tuple(fn(x, w).shape)} for a value of shape {shape} (node {op} "
+        f"in (model) (function) at {__file__}:{fn.__code__.co_firstlineno}).\n"
+        "  fix    hand on a message of that shape; where the rule is not yours, give the op another variant.\n"
+        f"  where  {rule.location}"
+    )
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 0.5), (1.0, 1.0), (0.5, -0.5)])
 def test_alpha_and_beta_must_conserve(alpha: float, beta: float) -> None:
     rules = [(dlbt.Select(op="aten.linear"), dlbt.Use("alpha_beta", alpha=alpha, beta=beta))]
     x, w = source(53)(2, 4), source(54)(3, 4)
-    with pytest.raises(UnknownParameterError, match="alpha - beta must be 1"):
+    with pytest.raises(UnknownParameterError) as caught:
         dlbt.explain(lambda a: F.linear(a, w), x, rules=rules, composite="attnlrp")
+    assert str(caught.value) == (
+        "aten.linear#alpha_beta: alpha - beta must be 1 and neither negative, so that relevance is conserved; got "
+        f"alpha={alpha}, beta={beta}."
+    )
 
 
 SIGNED = ["zplus", "alpha_beta", "gamma", "flat", "w_square", "zbox", "dlb_default"]

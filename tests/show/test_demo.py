@@ -123,7 +123,7 @@ def test_weights_that_cannot_be_read(tmp_path, monkeypatch):
 def test_nothing_to_do(tmp_path):
     with pytest.raises(DlbtError) as caught:
         write_demo(tmp_path / "report.html", text=False, images=False)
-    assert str(caught.value) == "nothing to do: text and images are both left out."
+    assert str(caught.value) == "nothing to do: text and images are both left out.\n  fix  leave out one of them at most."
 
 
 def test_a_step_says_what_came_of_it(console):

@@ -258,9 +258,11 @@ def test_kinds_overrule_the_guess(read, of_vectors):
         ({"tokens": [["a"] * 9] * 2}, "9 tokens for 4 positions.\n"
          "  fix  give one token per position, in the order of the ids."),
         ({"names": ["a"] * 3}, "3 names for 2 samples.\n  fix  names has one entry per sample."),
+        ({"picked": [[]]}, "1 picked for 2 samples.\n  fix  picked has one entry per sample."),
         ({"tokens": {"nope": [["a"]] * 2}}, "tokens: no explained input 'nope'. There are: 'ids'."),
         ({"kinds": {"nope": "bars"}}, "kinds: no explained input 'nope'. There are: 'ids'."),
-        ({"kinds": {"ids": "image"}}, "relevance of shape (4,) per sample is not that of an image."),
+        ({"kinds": {"ids": "image"}}, "relevance of shape (4,) per sample is not that of an image.\n"
+         "  fix  leave kinds= out, or give relevance of shape (C, H, W) or (H, W)."),
         ({"only": [0, 2]}, "only: there is no sample 2; there are 2, 0 to 1."),
         ({"layer_maps": True}, "layer_maps: no explained input is an image, so the layers have no places to show."),
     ],

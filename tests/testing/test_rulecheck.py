@@ -99,6 +99,10 @@ def branching(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
     return {"self": m * (ctx.args["self"] > 0) if float(ctx.args["self"].sum()) > -1e9 else m}
 
 
+def looking(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": m * (ctx.args["self"] > 0) if m.sum() > -1e9 else m}
+
+
 def remembered(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
     CALLS.append(1)
     return {"self": m * (ctx.args["self"] > 0) * (1.0 + 1e-6 * (len(CALLS) % 2))}
@@ -109,6 +113,15 @@ def broken_default(ctx: dlbt.RuleContext, m: Tensor, *, power: float = -1.0) -> 
     return {"self": m * (ctx.args["self"] > 0) * scale}
 
 
+def of_ratio(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return {"self": m * ctx.args["self"] / ctx.args["self"]}
+
+
+def coarse(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    """Right in float64 alone."""
+    return {"self": m * (ctx.args["self"] > 0) * (1.0 if m.dtype == torch.float64 else 1.01)}
+
+
 def double(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
     return {"self": m.double() * (ctx.args["self"] > 0)}
 
@@ -117,6 +130,10 @@ CALLS: list[int] = []
 
 
 ID = "aten.relu#acme:mine()-sample"
+NOT_FINITE = (
+    "the relevance of input 'a' is not finite.\n  fix    find the node with audit=True on float64 weights "
+    "(model.double()), or give its op another variant."
+)
 BOOKS = f"{ID}: books do not close; what a rule does not hand on it must absorb"
 OUTPUT = (
     "acme:aten.relu#mine uses ctx.output, which it did not declare.\n"
@@ -142,13 +159,16 @@ CONSTANT = "  fix    nothing in a rule may depend on a message but through torch
         (
             unstable,
             {"takes": "relevance"},
-            {
-                "finite": f"{ID}: the relevance of input 'a' is not finite.\n  fix    find the node with audit=True on "
-                "float64 weights (model.double()), or give its op another variant."
-            },
+            {"finite": f"{ID}: {NOT_FINITE}"},
         ),
-        (across, {"absorbs": ("mean",)}, {"rows": f"{ID}, row 0 alone: input 0: off by NUMBER"}),
-        (branching, {}, {"tracing": f"acme:aten.relu#mine cannot be traced: TORCH\n{PURE}\n  where  HERE"}),
+        (
+            across,
+            {"absorbs": ("mean",)},
+            {"rows": f"{ID}, row 0 alone: input 0: off by NUMBER\ngot  TENSOR\nwant TENSOR"},
+        ),
+        (branching, {}, {"tracing": f"acme:aten.relu#mine cannot be traced: RuntimeError: TORCH\n{PURE}\n  where  HERE"}),
+        (looking, {}, {"vmap": f"acme:aten.relu#mine does not run under vmap: TORCH\n{PURE}\n  where  HERE"}),
+        (of_ratio, {"takes": "relevance"}, {"finite": f"{ID} where all inputs are 0: {NOT_FINITE}"}),
         (
             remembered,
             {},
@@ -159,6 +179,11 @@ CONSTANT = "  fix    nothing in a rule may depend on a message but through torch
             },
         ),
         (double, {}, {"dtype": f"{ID}: input 0 is torch.float64 where the input is torch.float32"}),
+        (
+            coarse,
+            {},
+            {"dtype": f"{ID}: input 0 in torch.float32: off by NUMBER\ngot  TENSOR\nwant TENSOR"},
+        ),
     ],
 )  # fmt: skip
 def test_each_check_finds_what_it_is_for(function: Callable[..., Any], options: Any, expected: dict[str, str]) -> None:
@@ -171,23 +196,38 @@ def test_each_check_finds_what_it_is_for(function: Callable[..., Any], options: 
 
 def plainly(message: str, function: Callable[..., Any]) -> str:
     """Without tensors and ledgers, the place in this file, torch's own words and the numbers of a difference."""
-    message = re.split(r"\n(?:got|ledger)\b", message)[0]
+    message = re.sub(r"(?s)\ngot  tensor.*\nwant tensor.*", "\ngot  TENSOR\nwant TENSOR", message)
+    message = message.split("\nledger")[0]
     message = message.replace(f"{__file__}:{function.__code__.co_firstlineno}", "HERE")
-    message = re.sub(r"(?<=traced: )RuntimeError: .*", "TORCH", message)
+    message = re.sub(r"(?<=RuntimeError: ).*|(?<=under vmap: )vmap: .*", "TORCH", message)
     return re.sub(r"(?<=by |ks )\d+\.\d+(e[+-]\d+)?", "NUMBER", message)
 
 
 def test_an_undeclared_name_is_refused_by_the_books() -> None:
-    assert outcomes(RELU, undeclared)["absorbs"] == (
-        "the rule of aten.relu.default books 'half', which it did not declare; it declared nothing.\n"
-        "  fix  absorbs=('half', ...) in its declaration."
+    found = outcomes(RELU, undeclared)
+    message = found["absorbs"]
+    assert message == found["tracing"]  # of the rule, and not of its traced twin
+    assert message == (
+        "acme:aten.relu#mine books 'half', which it did not declare; it declared nothing.\n"
+        "  fix    absorbs=('half', ...) in its declaration, or book it under a name that is there.\n"
+        f"  where  {__file__}:{undeclared.__code__.co_firstlineno}"
     )
     assert outcomes(RELU, undeclared, absorbs=("half",))["absorbs"] == "SUCCESS"
 
 
+def test_checks_that_say_the_same_are_said_together() -> None:
+    plugin = Plugin("aten.relu", undeclared)
+    with pytest.raises(RuleCheckError) as caught:
+        check_plugin(plugin, {"aten.relu": [RELU]}, name="acme", checks=("absorbs", "pure", "tracing"))
+    assert str(caught.value) == (
+        "3 of the checks failed:\n"
+        f"- acme:aten.relu#mine: absorbs, pure, tracing: {outcomes(RELU, undeclared)['absorbs']}"
+    )
+
+
 def test_linear_is_checked_unless_declared_otherwise() -> None:
     found = outcomes(RELU, sign, absorbs=("negative",))["linear"]
-    assert plainly(found, sign) == f"{ID}: input 0 is not linear in the message: off by NUMBER"
+    assert plainly(found, sign) == f"{ID}: input 0 is not linear in the message: off by NUMBER\ngot  TENSOR\nwant TENSOR"
     declared = outcomes(RELU, sign, absorbs=("negative",), linear=False)
     assert declared["linear"] == "not tried: the rule is declared linear=False"
     assert failed(declared) == set()
@@ -215,9 +255,12 @@ def test_reference() -> None:
 
     assert outcomes(Sample(torch.relu, (X,), reference=right, batched=True), identity)["reference"] == "SUCCESS"
     found = outcomes(Sample(torch.relu, (X,), reference=wrong, batched=True), identity)
-    assert plainly(found["reference"], identity) == f"{ID}: relevance of input a: off by NUMBER"
+    off = "off by NUMBER\ngot  TENSOR\nwant TENSOR"
+    assert plainly(found["reference"], identity) == f"{ID}: relevance of input a: {off}"
     found = outcomes(Sample(torch.relu, (X,), reference=with_amounts, batched=True), identity)
-    assert found["reference"].startswith(f"{ID}: absorbed by 'nothing': off by 1.00e+00\ngot ")
+    assert plainly(found["reference"], identity) == (
+        f"{ID}: absorbed by 'nothing': off by NUMBER\ngot  TENSOR\nwant TENSOR"
+    )
     found = outcomes(Sample(torch.relu, (X,), reference=cut, batched=True), identity)
     assert found["reference"] == f"{ID}: relevance of input a: shape (3, 4) instead of (2, 4)"
 

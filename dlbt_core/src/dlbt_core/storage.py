@@ -129,7 +129,7 @@ def load(path: str | Path) -> Explanation:
         If the file is damaged, or not a saved explanation.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}")
+        raise FileNotFoundError(f"there is no file {str(path)!r}.\n  fix  a file that Explanation.save() has written.")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

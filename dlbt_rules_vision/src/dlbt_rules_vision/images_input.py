@@ -118,12 +118,14 @@ def _picture(image: Any) -> Any:
         raise DlbtError("pictures need Pillow, which cannot be imported.\n  fix  pip install pillow") from error
     if isinstance(image, (str, Path)):
         if not Path(image).is_file():
-            raise FileNotFoundError(f"no file {str(image)!r}")
+            raise FileNotFoundError(f"there is no file {str(image)!r}.\n  fix  the path of a picture.")
         try:
             with pillow.open(image) as file:
                 return _picture(file.copy())
         except pillow.UnidentifiedImageError as error:
-            raise InputError(f"{str(image)!r} is not a picture that Pillow can read.") from error
+            raise InputError(
+                f"{str(image)!r} is not a picture that Pillow can read.\n  fix  a PNG, JPEG or other file of pixels."
+            ) from error
     if isinstance(image, pillow.Image):
         # A palette, transparency or printing colours say nothing to a model that was trained on RGB.
         return image if image.mode in ("RGB", "L") else image.convert("RGB")

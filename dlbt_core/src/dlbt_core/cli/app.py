@@ -56,12 +56,17 @@ def demo(
     out: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("report.html"),
     text: Annotated[bool, typer.Option(help="Sentences: all-MiniLM-L6-v2 as a topic classifier.")] = True,
     images: Annotated[bool, typer.Option(help="Images: a small CNN, trained in seconds on digits.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Explain example models on real input; write one self-contained page."""
+    from dlbt_core.cli import tables
     from dlbt_core.demo import write_demo
 
-    page = write_demo(out, text=text, images=images)
-    typer.echo(f"{page.resolve()}: open it in a browser, it needs no network.")
+    page = write_demo(out, text=text, images=images).resolve()
+    if as_json:
+        tables.print_json({"page": str(page)})
+    else:
+        typer.echo(f"{page}: open it in a browser, it needs no network.")
 
 
 @app.command()
@@ -122,12 +127,13 @@ def plugins(
 def rules(
     op: Annotated[str, typer.Option(help="Only ops that fit this glob, e.g. 'aten.conv*'.")] = "*",
     variant: Annotated[str, typer.Option(help="Only variants that fit this glob.")] = "*",
+    plugin: Annotated[str, typer.Option(help="Only plugins that fit this glob.")] = "*",
     as_json: AsJson = False,
 ) -> None:
     """List the rules: which op, which variant, from which plugin, with which parameters."""
     from dlbt_core.cli import tables
 
-    rows = tables.rules_like(op, variant)
+    rows = tables.rules_like(op, variant, plugin)
     if as_json:
         tables.print_json(rows)
     else:

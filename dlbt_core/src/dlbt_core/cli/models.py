@@ -163,9 +163,11 @@ def _run(what: str, function: Callable[[], Any], verb: str = "calling") -> Any:
         while last is not None and last.tb_next is not None:
             last = last.tb_next
         where = "" if last is None else f"\n  where  {last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
-        remedy = (
-            "a function that takes no arguments and returns a model" if verb == "calling" else "see where it failed"
-        )
+        remedies = {
+            "calling": "a function that takes no arguments and returns a model",
+            "loading": "a folder that model.save_pretrained(...) has written",
+        }
+        remedy = remedies.get(verb, "mend what failed there")
         raise InputError(f"{verb} {what} failed: {type(error).__name__}: {error}{where}\n  fix    {remedy}.") from error
 
 
@@ -209,7 +211,7 @@ def _of_torchvision(name: str) -> LoadedModel:
     kind = build.__module__.split(".")[2]
     options: dict[str, Any] = {"weights_backbone": None} if kind in ("segmentation", "detection") else {}
     options |= {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    model = _run(f"torchvision:{name}", lambda: build(weights=None, **options))
+    model = _run(f"torchvision:{name}", lambda: build(weights=None, **options), verb="building")
     return LoadedModel(model, _image_for(kind, name))
 
 

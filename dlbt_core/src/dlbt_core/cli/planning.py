@@ -159,7 +159,7 @@ def diff(
         rows = [json.loads(json.dumps(difference.to_dict())) for difference in found]
         tables.print_json({**sides, "equal": not found, "differences": rows})
     else:
-        _print_differences(first, second, found)
+        _print_differences(first, second, found, (a, b))
     if found:
         raise typer.Exit(1)
 
@@ -191,14 +191,16 @@ def _plan_named(side: str, asked: Asked | None) -> Any:
     return asked.plan(side)
 
 
-def _print_differences(first: Any, second: Any, found: Sequence[Any]) -> None:
+def _print_differences(first: Any, second: Any, found: Sequence[Any], given: Sequence[str]) -> None:
     from dlbt_core.cli import tables
     from dlbt_core.scheduler.differences import called
 
-    names = [plan.composite_name for plan in (first, second)]
+    names: Sequence[str] = [plan.composite_name for plan in (first, second)]
     if not found:
         typer.echo(f"the same rule with the same parameters at all {len(first.table())} nodes: {names[0]}; {names[1]}")
         return
+    if names[0] == names[1]:
+        names = given  # a composite and its variation may have one name
     tables.print_table(
         ("node", "op", "module", "what differs", f"a: {names[0]}", f"b: {names[1]}"),
         [(d.node, d.op, d.module, d.kind, called(d.a, (d.a, d.b)), called(d.b, (d.a, d.b))) for d in found],

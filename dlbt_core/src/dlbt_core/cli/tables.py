@@ -104,17 +104,18 @@ def print_plugins(plugins: Plugins, traceback: bool) -> None:
 # -- rules and composites ----------------------------------------------------------------------------------------------
 
 
-def rules_like(op: str, variant: str) -> list[dict[str, Any]]:
-    """Rows of the registry whose op and variant fit."""
+def rules_like(op: str, variant: str, plugin: str) -> list[dict[str, Any]]:
+    """Rows of the registry whose op, variant and plugin fit."""
+    globs = {"op": op, "variant": variant, "plugin": plugin}
     rows = default_plugins().registry.table()
-    return [row for row in rows if fnmatchcase(row["op"], op) and fnmatchcase(row["variant"], variant)]
+    return [row for row in rows if all(fnmatchcase(row[name], glob) for name, glob in globs.items())]
 
 
 def print_rules(rows: Sequence[dict[str, Any]]) -> None:
     """Print rules."""
     header = ("op", "variant", "plugin", "parameters", "takes → gives", "absorbs", "formula", "declared in")
     print_table(header, [_rule_cells(row) for row in rows])
-    typer.echo(f"{len(rows)} rules. An asterisk marks an op's default.")
+    typer.echo(f"{len(rows)} rule{'s' * (len(rows) != 1)}. An asterisk marks an op's default.")
 
 
 def _rule_cells(row: dict[str, Any]) -> tuple[str, ...]:

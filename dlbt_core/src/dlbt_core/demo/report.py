@@ -57,7 +57,7 @@ def write_demo(
         If something that a part needs is not installed; it says what to install.
     """
     if not (text or images):
-        raise InputError("nothing to do: text and images are both left out.")
+        raise InputError("nothing to do: text and images are both left out.\n  fix  leave out one of them at most.")
     if text:
         check_text()
     if images:

@@ -24,7 +24,7 @@ __all__ = ["SENTENCES", "TOPICS", "Encoder", "check_text", "load_encoder", "text
 TOPICS: Mapping[str, str] = {
     "sports": "sports: matches, teams, athletes and scores",
     "weather": "weather: rain, wind, storms and temperature",
-    "finance": "money: banks, shares, interest rates and markets",
+    "money": "money: banks, shares, interest rates and markets",
     "medicine": "medicine: patients, doctors, diseases and treatments",
     "space": "space: rockets, planets, stars and astronauts",
     "cooking": "cooking: recipes, ingredients and kitchens",

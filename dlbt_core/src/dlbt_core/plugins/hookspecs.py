@@ -110,7 +110,10 @@ def in_order(passes: Iterable[GraphPass]) -> tuple[GraphPass, ...]:
     named: dict[str, GraphPass] = {}
     for graph_pass in passes:
         if graph_pass.name in named:
-            raise PluginError(f"the graph pass name {graph_pass.name!r} is taken.")
+            raise PluginError(
+                f"two graph passes are called {graph_pass.name!r}.\n"
+                "  fix  give one of them another name, or leave out its plugin."
+            )
         named[graph_pass.name] = graph_pass
     earlier: dict[str, set[str]] = {name: {a for a in p.after if a in named} for name, p in named.items()}
     for name, graph_pass in named.items():
@@ -122,7 +125,10 @@ def in_order(passes: Iterable[GraphPass]) -> tuple[GraphPass, ...]:
     try:
         sorter.prepare()
     except graphlib.CycleError as error:
-        raise PluginError(f"graph passes wait for each other: {' -> '.join(error.args[1])}.") from error
+        raise PluginError(
+            f"graph passes wait for each other: {' -> '.join(error.args[1])}.\n"
+            "  fix  take one of them out of the other's after= or before=."
+        ) from error
     ordered: list[GraphPass] = []
     while sorter.is_active():
         ready = sorted(sorter.get_ready())
@@ -202,7 +208,8 @@ class LoweringSet:
         if known is not None:
             raise DuplicateRuleError(
                 f"{op} has two lowerings:\n"
-                f"  first   {known.plugin}    {known.location}\n  second  {entry.plugin}    {entry.location}"
+                f"  first   {known.plugin}    {known.location}\n  second  {entry.plugin}    {entry.location}\n"
+                "  fix     leave one of them out."
             )
         self._lowerings[op] = entry
 

@@ -74,7 +74,9 @@ def check_api(info: PluginInfo) -> None:
         raise PluginError(f"rule_api is a version such as '1.0', not {info.rule_api!r}")
     major, minor = int(match[1]), int(match[2])
     if major != RULE_API[0] or minor > RULE_API[1]:
-        raise PluginError(f"written for rule API {major}.{minor}, this dlbt-core has {RULE_API[0]}.{RULE_API[1]}")
+        ours = f"{RULE_API[0]}.{RULE_API[1]}"
+        other = "dlbt-core" if (major, minor) > RULE_API else "release of the plugin"
+        raise PluginError(f"written for rule API {major}.{minor}, this dlbt-core has {ours}. Install a newer {other}")
 
 
 def check_owned(info: PluginInfo, candidate: Candidate) -> None:

@@ -317,7 +317,9 @@ def reload_plugins() -> Plugins:
 def _make_default() -> Plugins:
     global _default, _is_making
     if _is_making:
-        raise PluginError("default_plugins() was called by a plugin while plugins are being loaded")
+        raise PluginError(
+            "default_plugins() was called by a plugin while plugins are being loaded. Call it inside a function that runs later"
+        )
     _is_making = True
     try:
         _default = Plugins()

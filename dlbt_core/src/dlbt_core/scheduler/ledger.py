@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.sample_axis import SampleAxis
 from dlbt_core.graph.samples import per_sample
 from dlbt_core.rules.context import paired
+
+if TYPE_CHECKING:
+    from dlbt_core.rules.rule import Rule
 
 __all__ = ["Account", "Bookkeeper", "Ledger"]
 
@@ -38,14 +41,16 @@ class Bookkeeper:
         self.samples = samples
         self.amounts: dict[tuple[int, str], Tensor] = {}
         self.unassigned: dict[tuple[int, str], Tensor] = {}
-        self.allowed: tuple[str, ...] = ()
+        self.rule: Rule | None = None  # the one that books now
 
     def absorb(self, node: Node, name: str, amount: Tensor, times: Tensor | None, like: int | None) -> None:
         """Book the sum of ``amount * times`` per sample under `name`."""
-        if name not in self.allowed:
+        if self.rule is not None and name not in self.rule.absorbs:
+            declared = ", ".join(map(repr, self.rule.absorbs)) or "nothing"
             raise RuleContractError(
-                f"the rule of {node.op} books {name!r}, which it did not declare; it declared "
-                f"{self.allowed or 'nothing'}.\n  fix  absorbs=({name!r}, ...) in its declaration."
+                f"{self.rule.id} books {name!r}, which it did not declare; it declared {declared}.\n"
+                f"  fix    absorbs=({name!r}, ...) in its declaration, or book it under a name that is there.\n"
+                f"  where  {self.rule.location}"
             )
         axis = self.axes.get(like) if like is not None else None
         self._enter((node.index, name), amount, times, axis)

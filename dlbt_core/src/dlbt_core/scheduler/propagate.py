@@ -184,7 +184,7 @@ class _Pass:
 
     def taken(self, prepared: _Prepared, arrived: Mapping[int, Message]) -> list[Tensor | None]:
         """The same in the form that the rule takes, one for each result."""
-        self.books.allowed = prepared.step.rule.absorbs
+        self.books.rule = prepared.step.rule
         taken = {index: self._take(prepared, message, index) for index, message in arrived.items()}
         return [None if o is None else taken.get(o) for o in prepared.step.node.outputs]
 
@@ -264,6 +264,18 @@ class _Pass:
         return self._result
 
 
+class _NoArgument(RuleContractError, KeyError):
+    """Also a `KeyError`, so that ``in`` and ``get`` work."""
+
+    def __init__(self, name: str, step: Step, there: Iterable[str]) -> None:
+        super().__init__(
+            f"{step.rule.id} uses ctx.args[{name!r}], which {step.node.op} does not have.\n"
+            f"  fix    one of its arguments: {', '.join(there)}.\n  where  {step.rule.location}"
+        )
+
+    __str__ = Exception.__str__  # KeyError's own is a repr
+
+
 class _Arguments(Mapping[str, Any]):
     """A node's arguments by schema name, defaults included, with the tensors of one run; looked up when asked for."""
 
@@ -277,6 +289,8 @@ class _Arguments(Mapping[str, Any]):
         prepared = self._prepared
         node = prepared.step.node
         if name not in node.args:
+            if name not in prepared.defaults:
+                raise _NoArgument(name, prepared.step, prepared.defaults)
             return prepared.defaults[name]
         given = node.args[name]
         if isinstance(given, list):
@@ -348,7 +362,9 @@ class _Prepared:
             step = self.step
             raise RuleContractError(
                 f"{step.rule.id} returned a message of shape {tuple(message.shape)} for a value of shape "
-                f"{graph.values[index].shape} (node {step.node.name} in {step.node.site}).\n  where  {step.rule.location}"
+                f"{graph.values[index].shape} (node {step.node.name} in {step.node.site}).\n"
+                "  fix    hand on a message of that shape; where the rule is not yours, give the op another variant.\n"
+                f"  where  {step.rule.location}"
             )
 
     def distribute(self, handed: Any) -> Iterable[tuple[Any, Tensor | None]]:

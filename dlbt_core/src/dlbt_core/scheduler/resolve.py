@@ -246,9 +246,11 @@ def describe_missing(nodes: Sequence[Node], help_missing: Missing) -> str:
     lines += helped
     op = next(iter(by_op))
     lines.append(
-        f"  fix         register a rule: @add.rule({packet(op)!r}, variant='epsilon', default=True) def ...(ctx, m), "
-        "or hold the node constant:\n"
-        f"              rules=[(Select(op={packet(op)!r}), Use('constant'))], or run the op's gradient: "
+        f"  fix         in a plugin ('dlbt new-plugin' writes one) write it as ops that have rules: "
+        f"@add.lowering({packet(op)!r}),\n"
+        f"              or register a rule: @add.rule({packet(op)!r}, variant='epsilon', default=True) def ...(ctx, m); or "
+        "hold the node constant:\n"
+        f"              rules=[(Select(op={packet(op)!r}), Use('constant'))]; or run the op's gradient: "
         "fallback='gradient'"
     )
     return "\n".join(lines)

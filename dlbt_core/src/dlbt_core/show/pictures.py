@@ -158,7 +158,10 @@ def image(relevance: Tensor, given: Tensor | None, pool: Pool = "sum", quantile:
     """
     values = heat.heat(relevance, pool)
     if values.dim() != 2:
-        raise InputError(f"relevance of shape {tuple(relevance.shape)} per sample is not that of an image.")
+        raise InputError(
+            f"relevance of shape {tuple(relevance.shape)} per sample is not that of an image.\n"
+            "  fix  leave kinds= out, or give relevance of shape (C, H, W) or (H, W)."
+        )
     rows, columns = values.shape
     scale, grid = robust_scale(values, quantile), heat.patches(values)
     is_whole = values.numel() == sum(map(len, grid))

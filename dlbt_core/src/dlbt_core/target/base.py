@@ -75,6 +75,12 @@ class Target:
         return Seed(score, {path: weights}, picked)
 
 
+_NO_OUTPUT = (
+    "the model returns no floating-point tensor; there is nothing to explain.\n"
+    "  fix  a model that returns its logits or scores, not the classes it picked from them."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class FunctionTarget:
     """Any function of the outputs that gives one number per sample; it is recorded, and explained like the model."""
@@ -84,7 +90,7 @@ class FunctionTarget:
     def paths(self, floating: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
         """All floating outputs: which of them the function uses is known when it has run."""
         if not floating:
-            raise TargetError("the model returns no floating-point tensor; there is nothing to explain.")
+            raise TargetError(_NO_OUTPUT)
         return tuple(floating)
 
     def __str__(self) -> str:
@@ -100,7 +106,7 @@ def choose_output(path: str | None, floating: Mapping[str, tuple[int, ...]]) -> 
         If there is no such output.
     """
     if not floating:
-        raise TargetError("the model returns no floating-point tensor; there is nothing to explain.")
+        raise TargetError(_NO_OUTPUT)
     if path is None:
         return "logits" if "logits" in floating else next(iter(floating))
     if path not in floating:

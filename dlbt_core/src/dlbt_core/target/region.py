@@ -141,7 +141,10 @@ class RegionTarget(Target):
             return
         sample = empty[0]
         if self.mask is not None:
-            raise TargetError(f"the mask holds no pixel of the output for sample {sample}.")
+            raise TargetError(
+                f"the mask holds no pixel of the output for sample {sample}.\n"
+                "  fix  a mask that is true where the output has a pixel: it is read at the centres of the output's pixels."
+            )
         if self.threshold is not None or dense.shape[1] == 1:
             most, limit = float(dense[sample, index[sample]].max()), self.threshold or 0.0
             found = f"its largest value is {most:.4g}, the threshold is {limit:.4g}"

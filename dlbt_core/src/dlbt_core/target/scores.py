@@ -174,7 +174,8 @@ class MaskTarget(Target):
             return mask.expand_as(out).clone(), []
         except RuntimeError as error:
             raise TargetError(
-                f"the mask of shape {tuple(mask.shape)} does not fit the output of shape {tuple(out.shape)}."
+                f"the mask of shape {tuple(mask.shape)} does not fit the output of shape {tuple(out.shape)}.\n"
+                "  fix  give it the output's shape, or one that broadcasts to it."
             ) from error
 
     def __str__(self) -> str:

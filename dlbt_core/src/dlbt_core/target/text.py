@@ -48,7 +48,8 @@ class ContinuationTarget(Target):
         """
         if out.dim() != 3:
             raise TargetError(
-                f"continuation() needs an output of shape (samples, positions, vocabulary), not {tuple(out.shape)}."
+                f"continuation() needs an output of shape (samples, positions, vocabulary), not {tuple(out.shape)}.\n"
+                "  fix  a language model, or path= names its logits."
             )
         samples, positions, size = out.shape
         ids = _each(self.ids, samples, "continuations")
@@ -140,7 +141,10 @@ class SpanTarget(Target):
         shapes = {path: tuple(out.shape) for path, out in outputs.items() if out.is_floating_point()}
         starts, ends = (outputs[choose_output(name, shapes)] for name in self.names)
         if starts.dim() != 2:
-            raise TargetError(f"span() needs outputs of shape (samples, positions), not {tuple(starts.shape)}.")
+            raise TargetError(
+                f"span() needs outputs of shape (samples, positions), not {tuple(starts.shape)}.\n"
+                "  fix  a question answering model; dlbt.target.function(fn) for outputs of another form."
+            )
         picked = [self._best(*pair) for pair in zip(starts, ends, strict=True)]
         multipliers, score = {}, starts.new_zeros(starts.shape[0])
         for side, out in enumerate((starts, ends)):
@@ -205,7 +209,10 @@ class LabelTarget(Target):
     def weights(self, out: Tensor) -> tuple[Tensor, list[Any]]:
         """The multiplier of the output and what was picked; see `Target.weights`."""
         if out.dim() != 3:
-            raise TargetError(f"label() needs an output of shape (samples, positions, labels), not {tuple(out.shape)}.")
+            raise TargetError(
+                f"label() needs an output of shape (samples, positions, labels), not {tuple(out.shape)}.\n"
+                "  fix  for classes pass the class: target=3; path= names another output."
+            )
         weights = torch.zeros_like(out)
         picked = [self._pick(row) for row in out]
         for row, (position, label) in enumerate(picked):

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.errors import NonFiniteError, RuleCheckError
+from dlbt_core.errors import NonFiniteError, RuleCheckError, RuleContractError
 from dlbt_core.plugins.loader import default_plugins
 from dlbt_core.rules.rule import Rule
 from dlbt_core.testing.agreement import CONVERTED, check_books, check_near, check_rule, everything
 from dlbt_core.testing.one_op import masks_for, run, target_of
 from dlbt_core.testing.samples import Case, Check, floating
 from dlbt_core.testing.streams import streams_of
-from dlbt_core.testing.tracing import OpNotTraceable, traced_twin
+from dlbt_core.testing.tracing import PURE, OpNotTraceable, traced_twin
 
 __all__ = ["CHECKS", "rule_of"]
 
@@ -125,7 +125,13 @@ def vmap(check: Check) -> None:
     """Mapped over several targets at once, each is what it is alone."""
     z = check.case.outputs()
     sets = [masks_for(z, seed) for seed in (3, 4, 5)]
-    together = run(check, sets[0], targets=[target_of(check, masks) for masks in sets])
+    try:
+        together = run(check, sets[0], targets=[target_of(check, masks) for masks in sets])
+    except RuntimeError as error:
+        if not str(error).startswith("vmap: "):
+            raise
+        rule = rule_of(check)
+        raise RuleCheckError(f"{rule.id} does not run under vmap: {error}\n{PURE}\n  where  {rule.location}") from error
     for explanation, masks in zip(together, sets, strict=True):
         alone = everything(run(check, masks), check)
         for (name, a), (_, b) in zip(everything(explanation, check), alone, strict=True):
@@ -192,11 +198,15 @@ def _cuda(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def tracing(check: Check) -> str | None:
     """``make_fx`` can trace the rule, and the trace gives for another message what the rule gives."""
-    variant, plugins = traced_twin(rule_of(check), check.plugins)
+    rule = rule_of(check)
+    variant, plugins = traced_twin(rule, check.plugins)
     try:
         run(replace(check, variant=variant, plugins=plugins), masks_for(check.case.outputs()))
     except OpNotTraceable as error:
         return str(error)
+    except RuleContractError as error:
+        twin = plugins.registry.find(check.case.op, variant)
+        raise RuleContractError(str(error).replace(twin.id, rule.id)) from error
     return None
 
 

@@ -184,11 +184,11 @@ def _tried(check: str, rule: Rule, samples: Sequence[Sample], plugins: Plugins |
 
 
 def _raise_failures(report: Mapping[str, Mapping[str, str]]) -> None:
-    failed = [
-        f"{rule}: {check}: {outcome}"
-        for rule, outcomes in report.items()
-        for check, outcome in outcomes.items()
-        if outcome != SUCCESS and not outcome.startswith("not tried")
-    ]
+    failed: dict[tuple[str, str], list[str]] = {}  # checks that say the same of a rule are said together
+    for rule, outcomes in report.items():
+        for check, outcome in outcomes.items():
+            if outcome != SUCCESS and not outcome.startswith("not tried"):
+                failed.setdefault((rule, outcome), []).append(check)
     if failed:
-        raise RuleCheckError(f"{len(failed)} of the checks failed:\n" + "\n".join(f"- {line}" for line in failed))
+        lines = [f"- {rule}: {', '.join(checks)}: {outcome}" for (rule, outcome), checks in failed.items()]
+        raise RuleCheckError(f"{sum(map(len, failed.values()))} of the checks failed:\n" + "\n".join(lines))

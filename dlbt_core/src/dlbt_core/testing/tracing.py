@@ -19,7 +19,9 @@ from dlbt_core.rules.context import RuleContext
 from dlbt_core.rules.rule import Rule
 from dlbt_core.testing.samples import TOLERANCE
 
-__all__ = ["OpNotTraceable", "traced_twin"]
+__all__ = ["PURE", "OpNotTraceable", "traced_twin"]
+
+PURE = "  fix    a rule is a pure function: no .item() and no Python branch on the values of a tensor"
 
 
 def traced_twin(rule: Rule, plugins: Plugins | None = None) -> tuple[str, Plugins]:
@@ -88,13 +90,13 @@ def _traced(rule: Rule) -> Callable[..., Mapping[str, Any]]:
         others = [x * 0.5 + 0.25 if id(x) in messages else x for x in given]
         try:
             found = make_fx(body)(*others)(*given)
+        except RuleContractError:
+            raise
         except Exception as error:
             if _NO_FUNCTORCH in str(error):
                 raise OpNotTraceable(f"the gradient of {ctx.node.op} cannot be traced by torch itself") from error
             raise RuleCheckError(
-                f"{rule.id} cannot be traced: {type(error).__name__}: {error}\n"
-                "  fix    a rule is a pure function: no .item() and no Python branch on the values of a tensor\n"
-                f"  where  {rule.location}"
+                f"{rule.id} cannot be traced: {type(error).__name__}: {error}\n{PURE}\n  where  {rule.location}"
             ) from error
         for got, want in zip(found, body(*given), strict=True):
             if not torch.allclose(got, want, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dlbt_core.cli.app import app
+from dlbt_core.errors import DlbtError
 from dlbt_rules_nlp import explain_text
 from dlbt_rules_nlp.texts_load import load_text_model
 from text_models import bert, byte_pairs, llama, transformers, word_pieces
@@ -96,10 +98,13 @@ def test_what_is_no_model(run: Any, tmp_path: Path, what: str, message: str) -> 
 def test_a_folder_that_is_damaged(run: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nope"}')
     result = run(tmp_path, "rain")
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"error: the model in '{tmp_path}' cannot be loaded: ValueError: ")
-    assert result.stderr.endswith(
-        "\n  fix  a folder that model.save_pretrained(...) and tokenizer.save_pretrained(...) have written.\n"
+    with pytest.raises(DlbtError) as caught:
+        load_text_model(str(tmp_path))
+    cause = str(caught.value.__cause__).splitlines()[0]  # the words of transformers
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: the model in '{tmp_path}' cannot be loaded: ValueError: {cause}\n"
+        "  fix  a folder that model.save_pretrained(...) and tokenizer.save_pretrained(...) have written.\n",
     )
 
 
@@ -123,6 +128,21 @@ def test_a_head_that_was_not_trained(run: Any, folders: dict[str, Path]) -> None
         f"error: the weights of '{folders['encoder']}' are not those of a BertForSequenceClassification: classifier.bias, "
         "classifier.weight would be random.\n  fix  the task it was trained for (BertModel), or another model.\n"
     ) in result.stderr
+
+
+def test_a_head_that_was_not_trained_and_a_config_that_does_not_say_for_what(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["encoder"], tmp_path / "encoder")
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DlbtError) as caught:
+        load_text_model(str(folder), "classification")
+    assert str(caught.value) == (
+        f"the weights of {str(folder)!r} are not those of a BertForSequenceClassification: classifier.bias, "
+        "classifier.weight would be random.\n  fix  the task it was trained for (not said), or another model."
+    )
 
 
 def test_a_package_that_is_missing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
