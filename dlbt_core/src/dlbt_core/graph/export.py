@@ -127,10 +127,10 @@ class _Player(Interpreter):
     def run_node(self, n: Node) -> Any:
         """Run a node of the program."""
         if n.op == "call_function":
-            self._tape.stand_in(_path_of(n))
+            self._tape.running.stand_in(_path_of(n))
         result = super().run_node(n)
         if n.op == "call_function":
-            self._tape.saw_output(_path_of(n), result)
+            self._tape.running.saw_output(_path_of(n), result)
         return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:

@@ -58,7 +58,7 @@ def record(
         If the run does something that cannot be recorded.
     """
     tape = Tape(model, inputs, expand)
-    following = nullcontext() if own_sites else tape.following_modules()
+    following = nullcontext() if own_sites else tape.running.follow()
     with _LOCK, _untouched_globals(), following:
         try:
             with tape:
@@ -72,14 +72,15 @@ def record(
                 raise
             name = re.search(r"HigherOrderOperator (\w+)", str(error))
             raise CaptureError(
-                f"the higher-order op {name[1] if name else ''!r} in {tape.site_of(error)} cannot be recorded.\n  fix  run the "
-                "model with the plain (eager) implementation of that part, e.g. attn_implementation='sdpa'."
+                f"the higher-order op {name[1] if name else ''!r} in {tape.running.site_of(error)} cannot be recorded.\n"
+                "  fix  run the model with the plain (eager) implementation of that part, e.g. attn_implementation='sdpa'."
             ) from error
         except RuntimeError as error:
             if "does not require grad" not in str(error):
                 raise
             raise CaptureError(
-                f"the model calls autograd inside its forward pass, in {tape.site_of(error)}; that cannot be recorded.\n"
+                f"the model calls autograd inside its forward pass, in {tape.running.site_of(error)}; "
+                "that cannot be recorded.\n"
                 "  fix  explain the part of the model that does not, or hand over a torch.export program."
             ) from error
         finally:

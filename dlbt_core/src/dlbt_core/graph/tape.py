@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlbt_core.errors import CaptureError
@@ -28,9 +24,9 @@ from dlbt_core.graph.functional import (
     window_of,
 )
 from dlbt_core.graph.guards import advanced, guard_of, random_state
-from dlbt_core.graph.ir import Graph, ModuleCall, Namer, Node, Ref, Site, Value, refs_in
+from dlbt_core.graph.ir import Graph, Namer, Node, Ref, Value, refs_in
 from dlbt_core.graph.ops import packet, returns_many
-from dlbt_core.graph.source import line_of_error, line_running
+from dlbt_core.graph.running import Running
 from dlbt_core.graph.structure import leaves
 from dlbt_core.graph.writes import METADATA_ONLY, TRUTH, WHOLE, Functional, functional_form, plain_name
 
@@ -46,28 +42,22 @@ class Tape(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.values: list[Value] = []
         self.nodes: list[Node] = []
-        self.calls: list[ModuleCall] = []
         self.constants: dict[int, torch.Tensor] = {}
         self.state_values: dict[str, int] = {}
         self.input_values: dict[str, int] = {}
         self.random: list[str] = []
+        self.running = Running(model, lambda output: tuple(self._known(output)))
         self.tracker = AliasTracker(self._emit_single, self._constant)
         self._namer = Namer()
         self._expand = expand
         self._thread = threading.get_ident()
         self._undo: list[Callable[[], Any]] = []
         self._keep: list[torch.Tensor] = []
-        self._stack: list[Site] = [Site("", _type_name(model))]
-        self._called: dict[str, int] = {}
-        self._modules: dict[int, str] = {}
         self._states: dict[int, tuple[str, str, torch.Tensor]] = {}
         self._registered: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._state_storages: dict[int, list[str]] = {}
         self._expanding = False
-        self._told = False
-        self._last: dict[tuple[str, int], tuple[tuple[str, int], ...]] = {}
         if isinstance(model, torch.nn.Module):
-            self._modules = {id(module): name for name, module in model.named_modules()}
             self._know_states(model)
         for path, tensor in inputs.items():
             owner = self._owner_of(tensor)
@@ -96,7 +86,7 @@ class Tape(TorchDispatchMode):
     def _new_value(self, kind: Any, name: str, like: Any, node: int | None = None) -> int:
         if getattr(like, "is_nested", False):
             raise CaptureError(
-                f"a nested tensor in {self.site()} cannot be recorded.\n  fix  use padded tensors there."
+                f"a nested tensor in {self.running.site()} cannot be recorded.\n  fix  use padded tensors there."
             )
         index = len(self.values)
         self.values.append(Value(index, kind, name, tuple(like.shape), like.dtype, node))
@@ -127,7 +117,7 @@ class Tape(TorchDispatchMode):
             return self.tracker.current(alias)
         if tensor.layout != torch.strided:
             raise CaptureError(
-                f"a {tensor.layout} tensor in {self.site()} cannot be recorded.\n  fix  use dense tensors there."
+                f"a {tensor.layout} tensor in {self.running.site()} cannot be recorded.\n  fix  use dense tensors there."
             )
         value = self._external(tensor, "constant", f"constant_{len(self.constants)}")
         self.constants[value] = tensor
@@ -218,7 +208,7 @@ class Tape(TorchDispatchMode):
             outputs.append(value)
             self._bind_result(op, given, refs, tensor, value, position)
         args = MappingProxyType(refs)
-        self.nodes.append(Node(index, name, op, args, tuple(outputs), many, self.site(), guard))
+        self.nodes.append(Node(index, name, op, args, tuple(outputs), many, self.running.site(), guard))
 
     def _bind_result(
         self, op: str, given: Mapping[str, Any], refs: Mapping[str, Any], tensor: torch.Tensor, value: int, out: int
@@ -241,7 +231,7 @@ class Tape(TorchDispatchMode):
 
     def _note_random(self, func: Any, tensors: list[torch.Tensor | None]) -> None:
         """Random numbers are kept: replaying the graph must give the same numbers."""
-        self.random.append(f"{func} in {self.site()}")
+        self.random.append(f"{func} in {self.running.site()}")
         for tensor in tensors:
             if tensor is not None:
                 value = self._new_value("constant", f"random_{len(self.constants)}", tensor)
@@ -265,11 +255,11 @@ class Tape(TorchDispatchMode):
                 self._undo.append(partial(target.copy_, target.clone()))
         result = func(*args, **kwargs)
         if seed is not None and advanced(seed):
-            self.random.append(f"{func} in {self.site()}")
+            self.random.append(f"{func} in {self.running.site()}")
             values = [self._constant(target.clone()) for target in targets]
         elif formless:
             raise CaptureError(
-                f"{func} in {self.site()} writes into a tensor and has no functional form.\n"
+                f"{func} in {self.running.site()} writes into a tensor and has no functional form.\n"
                 "  fix  use an op that returns a new tensor there."
             )
         elif len(targets) > 1 and functional is not None:
@@ -281,7 +271,8 @@ class Tape(TorchDispatchMode):
                 self.tracker.write(alias, value)
             elif math.prod(alias.shape) or alias.root.external or functional is None:
                 raise CaptureError(
-                    f"{func} in {self.site()} resizes a tensor; that cannot be recorded.\n  fix  make a new tensor there."
+                    f"{func} in {self.running.site()} resizes a tensor; that cannot be recorded.\n"
+                    "  fix  make a new tensor there."
                 )
             else:
                 self.tracker.bind(target, value)
@@ -298,7 +289,7 @@ class Tape(TorchDispatchMode):
         name, index = self._namer(functional.op), len(self.nodes)
         values = [self._new_value("result", f"{name}.{i}", target, index) for i, target in enumerate(targets)]
         args = MappingProxyType(functional.take(refs))
-        self.nodes.append(Node(index, name, functional.op, args, tuple(values), True, self.site()))
+        self.nodes.append(Node(index, name, functional.op, args, tuple(values), True, self.running.site()))
         return values
 
     def _emit_write(self, func: Any, functional: Functional | None, refs: dict[str, Any], target: torch.Tensor) -> int:
@@ -332,65 +323,10 @@ class Tape(TorchDispatchMode):
         value = self._new_value("result", name, like, index)
         many = returns_many(op)
         outputs = tuple([None] * output + [value]) if many else (value,)
-        self.nodes.append(Node(index, name, op, MappingProxyType(args), outputs, many, self.site()))
+        self.nodes.append(Node(index, name, op, MappingProxyType(args), outputs, many, self.running.site()))
         return value
 
-    # -- modules ----------------------------------------------------------------------------------------------------
-
-    def site(self) -> Site:
-        """The module that is running and the model's source line."""
-        top = self._stack[-1]
-        if self._told:
-            return top
-        line = line_running()
-        return top if line is None else Site(top.module, top.module_type, top.call, line)
-
-    def site_of(self, error: BaseException) -> Site:
-        """The module and the model's source line that an error comes from."""
-        site: Site = getattr(error, "dlbt_site", self._stack[-1])
-        return replace(site, line=line_of_error(error) or site.line)
-
-    @contextmanager
-    def following_modules(self) -> Iterator[None]:
-        """Know which module runs, by hooks that are there only while recording."""
-
-        def enter(module: torch.nn.Module, _args: Any) -> None:
-            if threading.get_ident() == self._thread:
-                path = self._modules.get(id(module), self._stack[-1].module)
-                call = self._called.get(path, 0)
-                if id(module) in self._modules:
-                    self._called[path] = call + 1
-                self._stack.append(Site(path, _type_name(module), call))
-
-        def leave(module: torch.nn.Module, _args: Any, output: Any) -> None:
-            if threading.get_ident() == self._thread and len(self._stack) > 1:
-                site = self._stack.pop()
-                error = sys.exc_info()[1]
-                if error is not None:
-                    if not hasattr(error, "dlbt_site"):
-                        error.dlbt_site = site  # type: ignore[attr-defined]
-                    return
-                if id(module) in self._modules:
-                    self.calls.append(ModuleCall(site.module, site.call, tuple(self._known(output))))
-
-        before = register_module_forward_pre_hook(enter)
-        after = register_module_forward_hook(leave, always_call=True)
-        try:
-            yield
-        finally:
-            before.remove()
-            after.remove()
-
-    def stand_in(self, stack: list[Site]) -> None:
-        """Told by who plays a program: the modules of the next ops, outermost first."""
-        self._stack = stack
-        self._told = True
-
-    def saw_output(self, stack: list[Site], output: Any) -> None:
-        """Told by who plays a program: the last result inside each of these modules so far."""
-        for site in reversed(stack):
-            self._last.pop((site.module, site.call), None)
-            self._last[site.module, site.call] = tuple(self._known(output))
+    # -- modules and the end -------------------------------------------------------------------------------------------
 
     def _known(self, output: Any) -> Iterator[tuple[str, int]]:
         for path, leaf in leaves(output):
@@ -398,8 +334,6 @@ class Tape(TorchDispatchMode):
                 alias: Alias | None = self.tracker.find(leaf)
                 if alias is not None:
                     yield path, self.tracker.current(alias)
-
-    # -- the end ----------------------------------------------------------------------------------------------------
 
     @property
     def wrote_external(self) -> bool:
@@ -424,14 +358,9 @@ class Tape(TorchDispatchMode):
             outputs=MappingProxyType(dict(outputs)),
             states=MappingProxyType(self.state_values),
             constants=MappingProxyType(self.constants),
-            modules=(*self.calls, *(ModuleCall(*which, outputs) for which, outputs in self._last.items() if outputs)),
+            modules=tuple(self.running.calls()),
             random=tuple(self.random),
         )
-
-
-def _type_name(module: Any) -> str:
-    kind = type(module)
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_floating(leaf: Any) -> bool:
