@@ -311,7 +311,7 @@ def test_a_function_has_no_others(target: Any) -> None:
         explain(Mlp().eval(), torch.randn(2, 6), target=target)
 
 
-@pytest.mark.parametrize("streams", [("for",), ("for", "against", "beside"), "for"])
+@pytest.mark.parametrize("streams", [("for",), ("for", "against", "beside")])
 def test_streams_are_two(streams: Any) -> None:
     text = "composite 'ours': streams are two, such as ('for', 'against'), or none."
     with pytest.raises(DlbtError, match=f"^{re.escape(text)}$"):

@@ -45,6 +45,11 @@ def test_detach(check: Check) -> None:
 
 
 @pytest.mark.parametrize("check", SAMPLES, ids=lambda c: c.id)
+def test_books_close_in_every_way(check: Check) -> None:
+    CHECKS["absorbs"](check)
+
+
+@pytest.mark.parametrize("check", SAMPLES, ids=lambda c: c.id)
 def test_reads_what_it_declares(check: Check) -> None:
     if tried_in_all_ways(check):
         CHECKS["reads"](check)

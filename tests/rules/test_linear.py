@@ -102,6 +102,33 @@ def test_alpha_and_beta_must_conserve(alpha: float, beta: float) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("variant", "given", "message"),
+    [
+        ("epsilon", {"epsilon": -0.1}, "core:aten.linear#epsilon: parameter 'epsilon' is at least 0, not -0.1."),
+        ("gamma", {"gamma": -2}, "core:aten.linear#gamma: parameter 'gamma' is at least 0, not -2.0."),
+        ("zplus", {"epsilon": float("nan")}, "core:aten.linear#zplus: parameter 'epsilon' is not a number."),
+        (
+            "zbox",
+            {"low": 1.0, "high": -1.0},
+            "aten.linear#zbox: low=1.0 is above high=-1.0; inputs lie between them.",
+        ),
+        (
+            "zbox",
+            {"low": (0.0, 0.0, 0.5, 0.0), "high": 0.25},
+            "aten.linear#zbox: low=(0.0, 0.0, 0.5, 0.0) is above high=0.25; inputs lie between them.",
+        ),
+    ],
+)
+def test_parameters_out_of_their_range(variant: str, given: dict[str, Any], message: str) -> None:
+    x, w = source(53)(2, 4), source(54)(3, 4)
+    with pytest.raises(UnknownParameterError) as caught:
+        dlbt.explain(
+            lambda a: F.linear(a, w), x, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use(variant, **given))]
+        )
+    assert str(caught.value) == message
+
+
 SIGNED = ["zplus", "alpha_beta", "gamma", "flat", "w_square", "zbox", "dlb_default"]
 
 

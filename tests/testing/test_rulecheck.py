@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import dlbt_core as dlbt
 from dlbt_core.errors import RuleCheckError, UnknownVariantError
+from dlbt_core.plugins.hookspecs import GraphPass
 from dlbt_core.plugins.loader import Plugins
 from dlbt_core.testing import ALL_CHECKS, Arriving, Handed, Sample, check_plugin, rulecheck
 from dlbt_core.testing.samples import source
@@ -54,8 +55,7 @@ def test_a_good_rule_passes_everything() -> None:
     assert failed(found) == set()
     assert found["reference"] == "not tried: the sample has no reference"
     assert found["defaults"] == "not tried: the rule has no parameters"
-    assert found["device"] in ("SUCCESS", "not tried: there is no GPU here")
-    assert found["tracing"] == found["rows"] == found["linear"] == "SUCCESS"
+    assert found["device"] == found["tracing"] == found["rows"] == found["linear"] == "SUCCESS"
 
 
 def halved(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
@@ -126,6 +126,54 @@ def double(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
     return {"self": m.double() * (ctx.args["self"] > 0)}
 
 
+def in_place_and_back(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    m *= 2
+    m /= 2
+    return identity(ctx, m)
+
+
+def unseen(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    handed = identity(ctx, m)
+    ctx.args["self"].data.mul_(1.0 + 1e-12)
+    return handed
+
+
+def of_large_numbers(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    clipped = m.clamp(-50.0, 50.0)
+    ctx.absorb("clipped", multiply(ctx.output, m - clipped))
+    return identity(ctx, clipped)
+
+
+def by_the_sum(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    total = m.abs().sum(-1, keepdim=True)
+    return identity(ctx, m / total * total)
+
+
+def stabilised_too_little(ctx: dlbt.RuleContext, R: Tensor) -> dict[str, Tensor]:
+    c = R / (ctx.output + 1e-12)
+    ctx.absorb("epsilon", R - c * ctx.output)
+    return {"self": c * ctx.args["self"].clamp(min=0)}
+
+
+def made_on_the_cpu(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    return identity(ctx, m * torch.ones(m.shape, dtype=m.dtype))
+
+
+def left_on_the_cpu(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    identity(ctx, m)
+    return {"self": torch.zeros(m.shape, dtype=m.dtype)}
+
+
+def not_in_half(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+    if m.dtype == torch.bfloat16:
+        raise NotImplementedError("no bfloat16")
+    return identity(ctx, m)
+
+
+def on_multipliers_alone(ctx: dlbt.RuleContext, message: Tensor) -> dict[str, Tensor]:
+    return identity(ctx, message if ctx.form == "multiplier" else 0.9 * message)
+
+
 CALLS: list[int] = []
 
 
@@ -140,6 +188,19 @@ OUTPUT = (
     "  fix  reads=(..., 'output') in its declaration, or no reads at all."
 )
 PURE = "  fix    a rule is a pure function: no .item() and no Python branch on the values of a tensor"
+WRITES = (
+    "acme:aten.relu#mine writes to a tensor that it was given.\n"
+    "  fix    make a new one: m * 2 in place of m.mul_(2) or m *= 2\n  where  HERE"
+)
+AWAY = "  fix    make it like one that was given: torch.zeros_like(m), m.new_tensor(...), device=m.device\n  where  HERE"
+ON_CPU = (
+    "acme:aten.relu#mine makes a tensor on the CPU where what it is given is elsewhere: A message or an amount is on the CPU."
+    f"\n{AWAY}"
+)
+MIXED = (
+    "acme:aten.relu#mine makes a tensor on the CPU where what it is given is elsewhere: Expected all tensors to be on the "
+    f"same device.\n{AWAY}"
+)
 CONSTANT = "  fix    nothing in a rule may depend on a message but through torch operations"
 
 
@@ -149,10 +210,18 @@ CONSTANT = "  fix    nothing in a rule may depend on a message but through torch
         (halved, {"reads": ("self",)}, {"absorbs": BOOKS, "reads": BOOKS, "vmap": BOOKS}),
         (greedy, {"reads": ("self",)}, {"absorbs": OUTPUT, "reads": OUTPUT}),
         (
+            identity,
+            {"reads": ("self", "outptu")},
+            {
+                "reads": "acme:aten.relu#mine declares to read 'outptu', which aten.relu.default does not have.\n"
+                "  fix    its arguments: self; or output, carrying, constants, pullback.\n  where  HERE"
+            },
+        ),
+        (
             in_place,
             {},
             {
-                "pure": f"{ID}: the rule changes a tensor in place",
+                "pure": WRITES,
                 "reads": f"{ID}: aten.mul.Tensor leaks NUMBER; what a rule does not hand on it must absorb",
             },
         ),
@@ -178,6 +247,28 @@ CONSTANT = "  fix    nothing in a rule may depend on a message but through torch
                 f"is called\n{CONSTANT}\n  where  HERE",
             },
         ),
+        (in_place_and_back, {}, {"pure": WRITES}),
+        (unseen, {}, {"pure": f"{ID}: the rule changes a tensor in place"}),
+        (
+            of_large_numbers,
+            {"absorbs": ("clipped",)},
+            {
+                "linear": f"{ID}: input 0 is not linear in the message, which is 1e+06 times another: "
+                "off by NUMBER\ngot  TENSOR\nwant TENSOR"
+            },
+        ),
+        (by_the_sum, {"linear": False}, {"finite": f"{ID} where nothing arrives: {NOT_FINITE}"}),
+        (
+            stabilised_too_little,
+            {"takes": "relevance", "absorbs": ("epsilon",)},
+            {"dtype": f"{ID} in torch.float16: {NOT_FINITE}"},
+        ),
+        (not_in_half, {}, {"dtype": "it raises NotImplementedError: no bfloat16\n  where  HERE"}),
+        (
+            on_multipliers_alone,
+            {"takes": "either"},
+            {"absorbs": f"{ID}, on relevance: books do not close; what a rule does not hand on it must absorb"},
+        ),
         (double, {}, {"dtype": f"{ID}: input 0 is torch.float64 where the input is torch.float32"}),
         (
             coarse,
@@ -192,6 +283,135 @@ def test_each_check_finds_what_it_is_for(function: Callable[..., Any], options: 
     found = outcomes(sample, function, **options)
     assert expected.keys() <= failed(found)
     assert {name: plainly(found[name], function) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("function", "expected"), [(made_on_the_cpu, MIXED), (left_on_the_cpu, ON_CPU)])
+def test_a_tensor_made_on_the_cpu_is_found_without_a_gpu(
+    function: Callable[..., Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = outcomes(RELU, function)["device"]
+    assert plainly(message, function) == expected
+
+
+def test_what_a_rule_keeps_from_other_inputs_and_weights() -> None:
+    kept: list[Tensor] = []
+
+    def of_inputs(ctx: dlbt.RuleContext, R: Tensor) -> dict[str, Tensor]:
+        x, w = ctx.args["input"] ** 2, ctx.args["weight"] ** 2
+        c = R / ctx.cached("z", lambda: x @ w.T)
+        ctx.absorb("epsilon", R - c * (x @ w.T))
+        return {"input": x * (c @ w)}
+
+    def of_weights(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+        kept.append(ctx.args["weight"])
+        ctx.absorb("bias", m, ctx.args["bias"])
+        return {"input": m @ kept[0].to(m)}
+
+    found = outcomes(LINEAR, of_inputs, "aten.linear", takes="relevance", absorbs=("epsilon",))
+    name = "aten.linear#acme:mine()-sample"
+    assert plainly(found["pure"], of_inputs) == (
+        f"{name}: input 0 depends on what the rule kept from other inputs: off by NUMBER\ngot  TENSOR\nwant TENSOR"
+    )
+    found = outcomes(LINEAR, of_weights, "aten.linear", absorbs=("bias",))
+    assert failed(found) == {"pure"}
+    assert found["pure"].startswith(f"{name}, other weights: books do not close; what a rule does not hand on it must absorb\n")
+
+
+def test_a_stabiliser_that_float16_does_not_have() -> None:
+    def squares(ctx: dlbt.RuleContext, R: Tensor, *, epsilon: float = 1e-12) -> dict[str, Tensor]:
+        x, w = ctx.args["input"] ** 2, ctx.args["weight"] ** 2
+        c = R / (x @ w.T + epsilon)
+        ctx.absorb("epsilon", R - c * (x @ w.T))
+        return {"input": x * (c @ w)}
+
+    found = outcomes(LINEAR, squares, "aten.linear", takes="relevance", absorbs=("epsilon",))
+    assert failed(found) == {"dtype"}
+    assert found["dtype"] == f"aten.linear#acme:mine()-sample in torch.float16 where all inputs are 0: {NOT_FINITE}"
+
+
+@torch.library.custom_op("dlbt_rulecheck::half_and_half", mutates_args=())
+def half_and_half(x: Tensor, *, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    return x * scale, x.sum(1)
+
+
+def test_an_op_without_a_gradient_is_tried_in_all_ways() -> None:
+    def right(ctx: dlbt.RuleContext, m: list[Tensor | None]) -> dict[str, Tensor]:
+        each, total = m
+        handed = torch.zeros_like(ctx.args["x"])
+        if each is not None:
+            handed = handed + each * ctx.args["scale"]
+        return {"x": handed if total is None else handed + total[:, None]}
+
+    def wrong(ctx: dlbt.RuleContext, m: list[Tensor | None]) -> dict[str, Tensor]:
+        (handed,) = right(ctx, m).values()
+        return {"x": handed * (1.0 if handed.dtype == torch.float64 else 1.1)}
+
+    op, sample = "dlbt_rulecheck.half_and_half", Sample(lambda x: half_and_half(x, scale=0.5), (X,), batched=True)
+    found = outcomes(sample, right, op)
+    assert {name for name, text in found.items() if text != "SUCCESS"} == {"reference", "defaults"}
+    assert failed(outcomes(sample, wrong, op)) == {"dtype"}
+
+
+def test_a_plugin_may_bring_analysers_or_passes_alone() -> None:
+    class Analysers:
+        @dlbt.hookimpl
+        def dlbt_register_analysers(self, add: Any) -> None:
+            add.analyser("acme_look")(lambda graph: {})
+
+    class Passes:
+        @dlbt.hookimpl
+        def dlbt_graph_passes(self) -> list[GraphPass]:
+            return [GraphPass("acme_pass", lambda graph, state: graph)]
+
+    assert check_plugin(Analysers(), {}, name="acme") == check_plugin(Passes(), {}, name="acme") == {}
+
+
+def test_relevance_at_one_result_or_through_one_input() -> None:
+    def of_all(ctx: dlbt.RuleContext, m: list[Tensor]) -> dict[str, Tensor]:
+        return {"self": torch.cat(m, 1)}
+
+    def of_some(ctx: dlbt.RuleContext, m: list[Tensor | None]) -> dict[str, Tensor]:
+        return ctx.vjp(m)
+
+    split = Sample(lambda x: x.split(2, 1), (X,), batched=True)
+    found = outcomes(split, of_all, "aten.split")
+    assert failed(found) == {"absorbs"}
+    assert found["absorbs"] == (
+        "it raises TypeError: expected Tensor as element 1 in argument 0, but got NoneType\n"
+        f"  where  {__file__}:{of_all.__code__.co_firstlineno}"
+    )
+    assert failed(outcomes(split, of_some, "aten.split")) == set()
+
+    def to_all(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Any]:
+        return {"tensors": list(m.split(4, 1))}
+
+    def to_some(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Any]:
+        if len(ctx.places()) < 2:
+            ctx.absorb_offset("constant", m)
+        return to_all(ctx, m)
+
+    cat = Sample(lambda a, b: torch.cat([a, b], 1), (X, 2 * X), batched=True)
+    found = outcomes(cat, to_all, "aten.cat")
+    assert failed(found) == {"absorbs"}
+    assert found["absorbs"].startswith("aten.cat#acme:mine()-sample, relevance through a alone: books do not close;")
+    assert failed(outcomes(cat, to_some, "aten.cat", absorbs=("constant",))) == set()
+
+
+def test_a_rule_that_raises_does_not_end_the_others() -> None:
+    def broken(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
+        raise ZeroDivisionError
+
+    class Two:
+        @dlbt.hookimpl
+        def dlbt_register_rules(self, add: dlbt.RuleSet) -> None:
+            add.rule("aten.relu", variant="broken")(broken)
+            add.rule("aten.relu", variant="good")(identity)
+
+    report = check_plugin(Two(), {"aten.relu": [RELU]}, name="acme", raise_exception=False)
+    text = f"it raises ZeroDivisionError\n  where  {__file__}:{broken.__code__.co_firstlineno}"
+    assert {report["acme:aten.relu#broken"][name] for name in ("absorbs", "pure", "vmap")} == {text}
+    assert failed(report["acme:aten.relu#good"]) == set()
 
 
 def plainly(message: str, function: Callable[..., Any]) -> str:

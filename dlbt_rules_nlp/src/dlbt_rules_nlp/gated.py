@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.rules.context import RuleContext, stabilise
+from dlbt_core.rules.context import RuleContext, share_of_epsilon, stabilise
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare"]
@@ -25,14 +26,14 @@ def declare(add: RuleSet) -> None:
         return {"self": torch.cat([m * torch.sigmoid(b), torch.zeros_like(m)], ctx.args["dim"])}
 
     @add.rule(_GLU, variant="uniform", absorbs=("epsilon",), reads=("self", "output"))
-    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
+    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 1e-6) -> dict[str, Any]:
         """R_a = R / 2, R_b = b / (b + eps sgn b) R / 2: a product, and the identity rule for its gate.
 
         Achtibat et al. 2024, prop. 3.2, eq. 7, and prop. 3.4, eq. 9.
         """
         _, b = _halves(ctx)
         half = m * 0.5
-        ctx.absorb("epsilon", half * (epsilon / (b.abs() + epsilon)), ctx.output)
+        ctx.absorb("epsilon", half * share_of_epsilon(b, epsilon), ctx.output)
         parts = [half * torch.sigmoid(b), half * ctx.output / stabilise(b, epsilon)]
         return {"self": torch.cat(parts, ctx.args["dim"])}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import RuleSet
 from dlbt_rules_nlp.recurrent_packing import Packing
 from dlbt_rules_nlp.recurrent_steps import CELLS, Cell, Message, Split, Trace, Weights, hand_back, unroll
@@ -24,7 +25,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*RECURRENT, variant="signal", absorbs=("bias", "epsilon", "constant"), default=True,
               reads=("carrying", "constants"))  # fmt: skip
-    def signal(ctx: RuleContext, m: Any, *, epsilon: float = 0.0) -> dict[str, Any]:
+    def signal(ctx: RuleContext, m: Any, *, epsilon: NotNegative = 0.0) -> dict[str, Any]:
         """R_signal = R, R_gate = 0 for gate x signal; sums by epsilon.  Arras et al. 2017.
 
         LSTM: c_t = f c_{t-1} + i g is split over the two terms, the pre-activation of g over x_t, h_{t-1} and the bias, and
@@ -36,7 +37,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*RECURRENT, variant="signal_spread", takes="relevance", absorbs=("constant",),
               reads=("carrying", "constants"))  # fmt: skip
-    def signal_spread(ctx: RuleContext, R: Any, *, epsilon: float = 1e-3) -> dict[str, Any]:
+    def signal_spread(ctx: RuleContext, R: Any, *, epsilon: NotNegative = 1e-3) -> dict[str, Any]:
         """R_i = sum_j (x_i w_ji + (b_j + eps sgn z_j) / N) / (z_j + eps sgn z_j) R_j: `signal` with bias factor 1.
 
         Arras et al. 2017, and `bias_factor` of their code: the bias is spread over the N lower units, so that

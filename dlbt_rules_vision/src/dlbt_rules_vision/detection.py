@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import Asked, RuleSet
 from dlbt_rules_vision.alone import main, pull_back_alone
 from dlbt_rules_vision.looking import declare_maps
@@ -40,7 +41,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule("torchvision.deform_conv2d", variant="epsilon", absorbs=("bias", "epsilon", "constant"), default=True,
               reads=_reads_of_deformed)  # fmt: skip
-    def deformed(ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0) -> dict[str, Any]:
+    def deformed(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 0.0) -> dict[str, Any]:
         """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j, with x at the bent places.  Bach et al. 2015, eq. 58.
 
         A mask is a factor of each product and shares evenly with the input.  Achtibat et al. 2024, prop. 3.2. The offsets

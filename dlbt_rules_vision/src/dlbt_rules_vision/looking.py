@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext, multiply
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import Asked, RuleSet
 from dlbt_rules_vision.alone import main, pull_back, pull_back_alone
 
@@ -43,7 +44,7 @@ def declare_maps(
         return ("pullback",) if exact and asked.carries <= mapped else ("pullback", "carrying", "output")
 
     @add.rule(*maps, variant="epsilon", absorbs=("constant", "epsilon", "kernel"), default=True, reads=reads)
-    def seen(ctx: RuleContext, m: Any, *, epsilon: float = 0.0) -> dict[str, Any]:
+    def seen(ctx: RuleContext, m: Any, *, epsilon: NotNegative = 0.0) -> dict[str, Any]:
         """R_i = x_i w_ji / (z_j + eps sgn z_j) R_j, with what interpolation weighs x_i by as w.  Bach et al. 2015, eq. 58.
 
         All relevance goes to what is seen. Where one looks (a grid, boxes) gets none of it, also if it was computed from
@@ -67,7 +68,7 @@ def declare_maps(
     def gradient(ctx: RuleContext, m: Any) -> dict[str, Any]:
         """m_i = sum_j w_ji m_j for what is seen, and the derivative by where one looks for that: the op's gradient."""
         handed = hand_back(ctx, main(ctx, m))
-        looked = set(handed) - set(_sees(ctx, maps))
+        looked = ctx.carries - set(_sees(ctx, maps))
         if looked or not exact:
             _book_rest(ctx, "location" if looked else "kernel", main(ctx, m), handed)
         return handed

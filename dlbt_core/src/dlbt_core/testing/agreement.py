@@ -68,16 +68,33 @@ def everything(explanation: Any, check: Check) -> list[tuple[str, Tensor]]:
     return found
 
 
-def check_rule(check: Check, *, audit: bool = True, behind: bool = False, seed: int = 0) -> Any:
+def check_rule(
+    check: Check, *, audit: bool = True, behind: bool = False, seed: int = 0, result: int | None = None, explained: str = ""
+) -> Any:
     """Rule and oracle agree, the books close, and each node's do. Without an oracle only the books are looked at.
+
+    Parameters
+    ----------
+    check
+        The op, the rule and the oracle.
+    audit, behind
+        See `explainer_of`.
+    seed
+        Of the multipliers that arrive.
+    result
+        At which of the op's results alone; at all of them unless given.
+    explained
+        The name of the one input through which relevance flows; all of them unless given. For rules without an oracle.
 
     Raises
     ------
     RuleCheckError
         If not, with the numbers.
     """
-    masks = masks_for(check.case.outputs(), seed)
-    explanation = run(check, masks, audit=audit, behind=behind)
+    masks: list[Tensor | None] = [*masks_for(check.case.outputs(), seed)]
+    if result is not None:
+        masks = [m if i == result else None for i, m in enumerate(masks)]
+    explanation = run(check, masks, audit=audit, behind=behind, explained=explained or None)
     check_plan(explanation, check, behind)
     came = arriving(check, masks)
     scale = max(1.0, *(float(r.abs().max()) for r in came.R if r.numel()))

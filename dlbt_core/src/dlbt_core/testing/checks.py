@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,19 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.errors import NonFiniteError, RuleCheckError, RuleContractError
+from dlbt_core.errors import InputError, NonFiniteError, RuleCheckError
+from dlbt_core.graph.ops import arguments
 from dlbt_core.plugins.loader import default_plugins
 from dlbt_core.rules.rule import Rule
 from dlbt_core.testing.agreement import CONVERTED, check_books, check_near, check_rule, everything
-from dlbt_core.testing.one_op import masks_for, run, target_of
-from dlbt_core.testing.samples import Case, Check, floating
+from dlbt_core.testing.one_op import explainer_of, masks_for, run, target_of
+from dlbt_core.testing.samples import NAMES, Case, Check, floating
 from dlbt_core.testing.streams import streams_of
-from dlbt_core.testing.tracing import PURE, OpNotTraceable, traced_twin
+from dlbt_core.testing.tracing import PURE, OpNotTraceable, traced
+from dlbt_core.testing.twins import with_twin
+from dlbt_core.testing.watching import NotWithoutNumbers, moved_away, watched
 
 __all__ = ["CHECKS", "rule_of"]
 
 ROUNDED = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 """How far a rule in another precision may be from float64: the norm of the difference, relative to all that was moved."""
+
+
+_NO_ARGUMENTS = ("output", "carrying", "constants", "pullback")
+"""What a rule may read besides arguments."""
 
 
 def rule_of(check: Check) -> Rule:
@@ -34,22 +42,57 @@ def rule_of(check: Check) -> Rule:
 
 
 def absorbs(check: Check) -> None:
-    """Score = inputs + absorbed, at the node and in all, under the names that the rule declares."""
-    check_rule(replace(check, oracle=None))
+    """Score = inputs + absorbed, at the node and in all, under the names that the rule declares.
+
+    Also where relevance flows through one of the inputs alone, as where another one is a constant of the model.
+    """
+    _in_every_way(replace(check, oracle=None))
+    if len(check.case.inputs) > 1:
+        for name, x in zip(NAMES, check.case.inputs, strict=False):
+            if x.is_floating_point():
+                alone = _named(replace(check, oracle=None), f"relevance through {name} alone")
+                with contextlib.suppress(InputError):  # the output does not depend on it
+                    check_rule(alone, explained=name)
 
 
 def reference(check: Check) -> str | None:
     """Relevance, and amounts where the reference names them, are those of the author's own formula."""
     if check.oracle is None:
         return "the sample has no reference"
-    check_rule(check)
+    _in_every_way(check)
     return None
+
+
+def _in_every_way(check: Check) -> None:
+    """In each form that the rule takes; and if the op has several results also where relevance comes to one alone."""
+    check_rule(check)
+    rule = rule_of(check)
+    if rule.takes == "either":
+        twin = with_twin(check, rule, "as_relevance", rule.function, all_read=False, form="relevance")
+        check_rule(_named(replace(twin, oracle=None), "on relevance"))  # at 0 the forms may differ, and the reference fits one
+    results = check.case.outputs()
+    for i in range(len(results) if len(results) > 1 else 0):
+        check_rule(_named(check, f"relevance at result {i} alone"), result=i)
+
+
+def _named(check: Check, what: str) -> Check:
+    return replace(check, case=replace(check.case, name=f"{check.case.name}, {what}"))
 
 
 def reads(check: Check) -> None:
     """Behind other ops a rule has what it declares to read, with and without an audit, which keeps more values."""
     for audit in (False, True):
-        check_rule(check, behind=True, audit=audit)
+        explanation = check_rule(check, behind=True, audit=audit)
+    rule = rule_of(check)
+    for step in explanation.plan.steps:
+        names = [argument.name for argument in arguments(step.node.op)]
+        unknown = sorted({*(step.reads or ())} - {*names, *_NO_ARGUMENTS}) if step.rule.id == rule.id else []
+        if unknown:
+            raise RuleCheckError(
+                f"{rule.id} declares to read {unknown[0]!r}, which {step.node.op} does not have.\n"
+                f"  fix    its arguments: {', '.join(names)}; or output, carrying, constants, pullback.\n"
+                f"  where  {rule.location}"
+            )
 
 
 def linear(check: Check) -> str | None:
@@ -62,11 +105,17 @@ def linear(check: Check) -> str | None:
     one, two, three = (everything(run(check, masks), check) for masks in (first, second, both))
     for (name, a), (_, b), (_, c) in zip(one, two, three, strict=True):
         check_near(c, 2.5 * a - 0.75 * b, 1.0, f"{check.id}: {name} is not linear in the message")
+    for size in (2.0**20, 2.0**-20):
+        scaled = everything(run(check, [m * size for m in first]), check)
+        for (name, a), (_, b) in zip(one, scaled, strict=True):
+            check_near(b / size, a, 1.0, f"{check.id}: {name} is not linear in the message, which is {size:.0e} times another")
     return None
 
 
 def pure(check: Check) -> None:
-    """Nothing that goes in is changed, and a second call gives the same bits."""
+    """Nothing that goes in is changed, a second call gives the same bits, and nothing is kept for other numbers."""
+    rule = rule_of(check)
+    run(with_twin(check, rule, "watched", watched(rule), all_read=False), masks_for(check.case.outputs()))
     before = copy.deepcopy((check.case.inputs, check.case.constants))
     masks = masks_for(check.case.outputs())
     kept = [m.clone() for m in masks]
@@ -78,31 +127,61 @@ def pure(check: Check) -> None:
     for (name, a), (_, b) in zip(one, two, strict=True):
         if not torch.equal(a, b):
             raise RuleCheckError(f"{check.id}: {name} is another when the same is asked twice")
+    _keeps_nothing(check)
+
+
+def _keeps_nothing(check: Check) -> None:
+    """With other inputs an explainer gives what a new one gives; with other weights, too, the books close."""
+    others = check.case.map(lambda t: t * 0.75)
+    inputs = replace(check.case, inputs=others.inputs)
+    if not (_runs(inputs) and _has_slope(inputs) and _runs(others) and _has_slope(others)):
+        return
+    masks = masks_for(inputs.outputs())
+    explain, target = explainer_of(check), target_of(check, masks)
+    explain(*check.case.inputs, target=target)
+    kept = everything(explain(*inputs.inputs, target=target), check)
+    new = everything(run(replace(check, case=inputs), masks), check)
+    for (name, got), (_, want) in zip(kept, new, strict=True):
+        check_near(got, want, 1.0, f"{check.id}: {name} depends on what the rule kept from other inputs")
+    check_rule(_named(replace(check, case=others, oracle=None), "other weights"))
 
 
 def finite(check: Check) -> None:
     """Relevances and amounts are finite, also where all inputs are 0, if the op and its slope are finite there."""
-    zeros = replace(check.case, inputs=tuple(x * 0 for x in check.case.inputs))
-    for case, where in ((check.case, ""), (zeros, " where all inputs are 0")):
+    for case, where in ((check.case, ""), (_zeros(check.case), " where all inputs are 0")):
         if where and not (_runs(case) and _has_slope(case)):
             continue
-        here = replace(check, case=case)
-        try:
-            found = everything(run(here, masks_for(case.outputs())), here)
-        except NonFiniteError as error:
-            raise RuleCheckError(f"{check.id}{where}: {error}") from error
-        for name, tensor in found:
-            if not bool(torch.isfinite(tensor).all()):
-                raise RuleCheckError(f"{check.id}: {name} is not finite{where}")
+        masks = masks_for(case.outputs())
+        _check_finite(replace(check, case=case), masks, where)
+        _check_finite(replace(check, case=case), [m * 0 for m in masks], f"{where} where nothing arrives")
+
+
+def _check_finite(check: Check, masks: list[Tensor], where: str) -> None:
+    try:
+        found = everything(run(check, masks), check)
+    except NonFiniteError as error:
+        raise RuleCheckError(f"{check.id}{where}: {error}") from error
+    for name, tensor in found:
+        if not bool(torch.isfinite(tensor).all()):
+            raise RuleCheckError(f"{check.id}: {name} is not finite{where}")
+
+
+def _zeros(case: Case) -> Case:
+    return replace(case, inputs=tuple(x * 0 for x in case.inputs))
 
 
 def _has_slope(case: Case) -> bool:
-    """Whether an op's results and their derivatives are finite."""
+    """Whether an op's results are finite, and their derivatives, if it has any: one of our own may lack them."""
     inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in case.inputs]
     results = floating(case.fn(*[inputs[i] for i in case.places], *case.constants))
     wanted = [x for x in inputs if x.requires_grad]
     total = sum((z.sum() for z in results), torch.zeros(()))
-    slopes = torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
+    try:
+        slopes = torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
+    except RuntimeError as error:
+        if "no autograd formula was registered" not in str(error):
+            raise
+        slopes = ()
     return all(bool(torch.isfinite(t).all()) for t in (*results, *slopes) if t is not None)
 
 
@@ -156,7 +235,11 @@ def _in_precision(check: Check, masks: list[Tensor], precision: torch.dtype, dou
         return False  # the op itself has no kernel for it, or not for its gradient
     try:
         found = dict(everything(run(rounded, [m.to(precision) for m in masks]), rounded))
-    except NotImplementedError:
+    except NonFiniteError as error:
+        raise RuleCheckError(f"{check.id} in {precision}: {error}") from error
+    except (NotImplementedError, RuntimeError) as error:
+        if "not implemented for" not in str(error):
+            raise
         return False  # torch lacks a kernel: the case for complex numbers of half precision
     whole = sum(float(r.norm()) for _, r in double)
     for name, want in double:
@@ -166,6 +249,10 @@ def _in_precision(check: Check, masks: list[Tensor], precision: torch.dtype, dou
         gap = float((got.double() - want).norm())
         if not gap <= ROUNDED[precision] * whole:
             raise RuleCheckError(f"{check.id}: {name} in {precision}: off by {gap:.2e}\ngot  {got}\nwant {want}")
+    zeros = _zeros(rounded.case)
+    if _runs(zeros) and _has_slope(zeros):
+        zero_masks = [m.to(precision) for m in masks_for(zeros.outputs())]
+        _check_finite(replace(check, case=zeros), zero_masks, f" in {precision} where all inputs are 0")
     return True
 
 
@@ -180,9 +267,14 @@ def _runs(case: Case) -> bool:
 
 
 def device(check: Check) -> str | None:
-    """On a GPU it gives what it gives on the CPU."""
+    """On a GPU it gives what it gives on the CPU; without one, its tensors are where those are that it is given."""
     if not torch.cuda.is_available():
-        return "there is no GPU here"
+        rule = rule_of(check)
+        try:
+            run(with_twin(check, rule, "moved_away", moved_away(rule)), masks_for(check.case.outputs()))
+        except NotWithoutNumbers as error:
+            return f"there is no GPU here, and {error}"
+        return None
     masks = masks_for(check.case.outputs())
     moved = replace(check.case, inputs=_cuda(check.case.inputs), constants=_cuda(check.case.constants))
     there = replace(check, case=moved)
@@ -199,14 +291,10 @@ def _cuda(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def tracing(check: Check) -> str | None:
     """``make_fx`` can trace the rule, and the trace gives for another message what the rule gives."""
     rule = rule_of(check)
-    variant, plugins = traced_twin(rule, check.plugins)
     try:
-        run(replace(check, variant=variant, plugins=plugins), masks_for(check.case.outputs()))
+        run(with_twin(check, rule, "traced", traced(rule)), masks_for(check.case.outputs()))
     except OpNotTraceable as error:
         return str(error)
-    except RuleContractError as error:
-        twin = plugins.registry.find(check.case.op, variant)
-        raise RuleContractError(str(error).replace(twin.id, rule.id)) from error
     return None
 
 

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dlbt_core import target as targets
-from dlbt_core.composites.composite import Composite
 from dlbt_core.composites.select import Select, Use
-from dlbt_core.explainer import explain
+from dlbt_core.explainer import Explainer
 from dlbt_core.testing.samples import NAMES, Arriving, Case, Check, floating, source
 from dlbt_core.testing.streams import decreed, plugins_with_decree, with_decree
 
-__all__ = ["OneOp", "arriving", "masks_for", "run", "target_of"]
+__all__ = ["OneOp", "arriving", "explainer_of", "masks_for", "run", "target_of"]
 
 
 class OneOp(nn.Module):
@@ -67,16 +66,18 @@ def masks_for(outputs: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
     return [torch.where(torch.isfinite(z), (rand(*z.shape) * 64).round() / 64, 0.0) for z in outputs]
 
 
-def target_of(check: Check, masks: Sequence[Tensor]) -> Any:
-    """The outputs, weighted by masks and summed: per sample if the case has samples, else in all."""
+def target_of(check: Check, masks: Sequence[Tensor | None]) -> Any:
+    """The outputs, weighted by masks and summed: per sample if the case has samples, else in all. None leaves one out."""
     if check.streams:
         return _target_of_streams(check.case, masks)
-    if len(masks) == 1 and check.case.batched and masks[0].dim() > 1:
+    if len(masks) == 1 and masks[0] is not None and check.case.batched and masks[0].dim() > 1:
         return targets.logits(masks[0])
 
     def weighted(out: Any) -> Tensor:
         parts = []
         for z, mask in zip(floating(out), masks, strict=True):
+            if mask is None:
+                continue
             product = z * mask.to(z)
             parts.append(product.reshape(z.shape[0], -1).sum(1) if check.case.batched else product.sum())
         total = parts[0]
@@ -87,16 +88,17 @@ def target_of(check: Check, masks: Sequence[Tensor]) -> Any:
     return targets.function(weighted)
 
 
-def _target_of_streams(case: Case, masks: Sequence[Tensor]) -> Any:
+def _target_of_streams(case: Case, masks: Sequence[Tensor | None]) -> Any:
     """The same, but for the last output of each sample, at which the other stream starts."""
     (mask,) = masks
+    assert mask is not None
     weights = case.rows_of(mask).clone()
     if weights.shape[1] > 1:
         weights[:, -1] = 0.0
     return targets.logits(weights)
 
 
-def arriving(check: Check, masks: Sequence[Tensor]) -> Arriving:
+def arriving(check: Check, masks: Sequence[Tensor | None]) -> Arriving:
     """What then arrives at the op."""
     z = check.case.outputs()
     if check.streams:
@@ -104,11 +106,37 @@ def arriving(check: Check, masks: Sequence[Tensor]) -> Arriving:
         weights = target_of(check, masks).mask
         both = decreed(check.case.rows_of(out.double()) * weights)
         return Arriving([], [both.reshape(2, *out.shape)], z)
-    R = [torch.where(m == 0, 0.0, m * out.double()) for m, out in zip(masks, z, strict=True)]
-    return Arriving(list(masks), R, z)
+    whole = [torch.zeros_like(out) if m is None else m for m, out in zip(masks, z, strict=True)]
+    return Arriving(whole, [torch.where(m == 0, 0.0, m * out.double()) for m, out in zip(whole, z, strict=True)], z)
 
 
-def run(check: Check, masks: Sequence[Tensor], *, audit: bool = True, behind: bool = False, **more: Any) -> Any:
+def explainer_of(
+    check: Check, *, audit: bool = True, behind: bool = False, explained: Sequence[str] | None = None
+) -> Explainer:
+    """What explains a one-op model by one rule.
+
+    Parameters
+    ----------
+    check
+        The op and the rule.
+    audit, behind
+        See `Explainer` and `OneOp`.
+    explained
+        Names of the inputs through which relevance flows; all of them unless given.
+    """
+    case = check.case
+    return Explainer(
+        OneOp(case, behind, check.streams).eval(),
+        with_decree(check.composite) if check.streams else check.composite,
+        rules=[(Select(op=case.op), Use(check.variant, **check.parameters))],
+        explain_inputs=list(NAMES[: len(case.inputs)] if explained is None else explained),
+        layers="none",
+        audit=audit,
+        plugins=plugins_with_decree(check.plugins) if check.streams else check.plugins,
+    )
+
+
+def run(check: Check, masks: Sequence[Tensor | None], *, targets: Sequence[Any] | None = None, **options: Any) -> Any:
     """The explanation of a one-op model by one rule.
 
     Parameters
@@ -117,21 +145,12 @@ def run(check: Check, masks: Sequence[Tensor], *, audit: bool = True, behind: bo
         The op and the rule.
     masks
         Multipliers of the outputs.
-    audit, behind
-        See `Explainer` and `OneOp`.
-    **more
-        For `explain`.
+    targets
+        In place of the one that the masks say.
+    **options
+        See `explainer_of`.
     """
-    case = check.case
-    rules = [(Select(op=case.op), Use(check.variant, **check.parameters))]
-    target = {} if "targets" in more else {"target": target_of(check, masks)}
-    names = NAMES[: len(case.inputs)]
-    composite: str | Composite = with_decree(check.composite) if check.streams else check.composite
-    if check.streams:
-        more["plugins"] = plugins_with_decree(check.plugins)
-    elif check.plugins is not None:
-        more["plugins"] = check.plugins
-    return explain(
-        OneOp(case, behind, check.streams).eval(), *case.inputs, rules=rules, composite=composite, layers="none",
-        audit=audit, explain_inputs=list(names), **target, **more,
-    )  # fmt: skip
+    explain = explainer_of(check, **options)
+    if targets is not None:
+        return explain(*check.case.inputs, targets=targets)
+    return explain(*check.case.inputs, target=target_of(check, masks))

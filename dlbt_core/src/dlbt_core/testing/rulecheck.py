@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from dlbt_core.errors import DlbtError, RuleCheckError, UnknownVariantError
+from dlbt_core.notices import told
 from dlbt_core.plugins.loader import Plugins, default_plugins
 from dlbt_core.rules.rule import Rule
 from dlbt_core.testing.checks import CHECKS
 from dlbt_core.testing.samples import Sample
+from dlbt_core.testing.twins import of_rule
 
 __all__ = ["ALL_CHECKS", "SUCCESS", "check_plugin", "rulecheck"]
 
@@ -33,16 +35,19 @@ def rulecheck(
     """Try a rule on samples, in the way of `torch.library.opcheck`.
 
     ============= ====================================================================================================
-    absorbs       score = inputs + what the rule absorbs under the names it declares, at the node and in all
+    absorbs       score = inputs + what the rule absorbs under the names it declares, at the node and in all; also with
+                  relevance at one result alone, through one input alone, and in each form that it takes
     reference     relevance is that of the sample's `reference`
-    reads         it asks for no value that it did not declare, with other ops before it
-    linear        linear in the message, unless declared ``linear=False``
-    pure          nothing given is changed in place; twice the same call gives the same bits
-    finite        no NaN and no infinity, also where all inputs are 0
+    reads         it asks for no value that it did not declare, with other ops before it, and declares none that is not there
+    linear        linear in the message, also in very large and small ones, unless declared ``linear=False``
+    pure          nothing given is written to; twice the same call gives the same bits; nothing is kept from other inputs
+                  or weights
+    finite        no NaN and no infinity, also where all inputs are 0 and where nothing arrives
     rows          a batched sample's rows are what they are alone
     vmap          several targets at once give what each gives alone
-    dtype         float32, bfloat16, float16 where the op has them: the same dtype comes out, near float64's values
-    device        on a GPU, where there is one, what it is on the CPU
+    dtype         float32, bfloat16, float16 where the op has them: the same dtype comes out, near float64's values, and
+                  finite where all inputs are 0
+    device        on a GPU what it is on the CPU; without one: no tensor of its own is on the CPU if those given are not
     tracing       ``make_fx`` can trace it, and the trace holds for other messages
     defaults      it runs with its default parameters
     ============= ====================================================================================================
@@ -136,17 +141,20 @@ def check_plugin(
     for key in sorted(set(samples) - used):
         if key not in {str(rule.op) for rule in rules}:
             report[key] = {"samples": "of no rule: the plugin registers none of that name"}
-    if not any((rules, *_brought(plugins, name))):
+    if not rules and not _brings_anything(plugins, name):
         report[name] = {"rules": "the plugin registers nothing"}
     if raise_exception:
         _raise_failures(report)
     return report
 
 
-def _brought(plugins: Plugins, name: str) -> tuple[Any, ...]:
+def _brings_anything(plugins: Plugins, name: str) -> bool:
     """Whether a plugin without rules brings anything else."""
     others = Plugins(block=[name])
-    return (len(list(plugins.composites)) - len(list(others.composites)), len(plugins.lowerings) - len(others.lowerings))
+    return any(
+        len(list(getattr(plugins, kind))) > len(list(getattr(others, kind)))
+        for kind in ("composites", "lowerings", "analysers", "passes")
+    )
 
 
 def _plugins_with(module: Any, name: str) -> tuple[Plugins, str]:
@@ -178,7 +186,9 @@ def _tried(check: str, rule: Rule, samples: Sequence[Sample], plugins: Plugins |
         try:
             why_not = CHECKS[check](replace(tried, plugins=plugins))
         except DlbtError as error:
-            return str(error)
+            return of_rule(str(error), rule)
+        except Exception as error:
+            return f"it raises {told(error)}\n  where  {rule.location}"
         applied, reason = applied or why_not is None, why_not or reason
     return SUCCESS if applied else f"not tried: {reason}"
 

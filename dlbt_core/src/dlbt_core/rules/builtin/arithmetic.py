@@ -8,6 +8,7 @@ from typing import Any
 from dlbt_core.rules.builtin.dlb import declare_dlb, declare_dlb_sums
 from dlbt_core.rules.builtin.product import Product
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare", "declare_linear_maps"]
@@ -38,7 +39,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*_SUMS, *_SCATTERED_SUMS, variant="epsilon", absorbs=("constant", "epsilon"), default=True,
               reads=lambda asked: ("pullback", "constants", *(("output",) if asked.parameters["epsilon"] else ())))  # fmt: skip
-    def sum_epsilon(ctx: RuleContext, m: Any, *, epsilon: float = 0.0) -> dict[str, Any]:
+    def sum_epsilon(ctx: RuleContext, m: Any, *, epsilon: NotNegative = 0.0) -> dict[str, Any]:
         """R_a = a / (a + b + eps sgn(a + b)) R.  Bach et al. 2015, eq. 58, with weights 1; a constant takes its part."""
         m = ctx.damp(m, epsilon)
         return _adjoint(ctx, m)

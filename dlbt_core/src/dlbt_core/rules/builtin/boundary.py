@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dlbt_core.errors import UnknownParameterError
 from dlbt_core.rules.builtin.product import Part, Product, Side
 from dlbt_core.rules.builtin.share import by_sides, divide
 from dlbt_core.rules.builtin.signed import Bias
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare_boundary"]
@@ -24,7 +27,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
 
     @add.rule(*family, variant="flat", takes="relevance", absorbs=("epsilon", "constant"),
               reads=("carrying", "constants"))  # fmt: skip
-    def flat(ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False) -> dict[str, Any]:
+    def flat(ctx: RuleContext, R: Tensor, *, epsilon: NotNegative = 1e-6, relative: bool = False) -> dict[str, Any]:
         """R_i = sum_j 1 / n_j R_j, n_j the number of inputs of j: the w^2 rule with equal weights.  Bach et al. 2016."""
 
         def one(side: Side, R: Tensor, handed: dict[str, Any]) -> Tensor:
@@ -37,7 +40,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
     @add.rule(*family, variant="w_square", takes="relevance", absorbs=("bias", "epsilon", "constant"),
               reads=("carrying", "constants"))  # fmt: skip
     def w_square(
-        ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False, bias: Bias = "denominator"
+        ctx: RuleContext, R: Tensor, *, epsilon: NotNegative = 1e-6, relative: bool = False, bias: Bias = "denominator"
     ) -> dict[str, Any]:
         """R_i = sum_j w_ji^2 / (sum_i w_ji^2 + b_j^2) R_j.  Montavon et al. 2017, eq. 12; there without a bias."""
         product = family[ctx.packet]
@@ -56,7 +59,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
     @add.rule(*family, variant="zbox", takes="relevance", absorbs=("epsilon", "constant"),
               reads=("pullback", "carrying", "constants", "output"))  # fmt: skip
     def zbox(
-        ctx: RuleContext, R: Tensor, *, low: Bound = None, high: Bound = None, epsilon: float = 1e-6,
+        ctx: RuleContext, R: Tensor, *, low: Bound = None, high: Bound = None, epsilon: NotNegative = 1e-6,
         relative: bool = False,
     ) -> dict[str, Any]:  # fmt: skip
         """R_i = sum_j (x_i w_ji - l_i w_ji+ - h_i w_ji-) / sum_i (...) R_j.  Montavon et al. 2019, sec. 10.3.2.
@@ -64,6 +67,7 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
         The z^B rule of Montavon et al. 2017, for inputs between l and h: numbers, or one per channel; the sample's own
         smallest and largest unless given.
         """
+        _check_order(ctx.packet, low, high)
         product = family[ctx.packet]
 
         def one(side: Side, R: Tensor, handed: dict[str, Any]) -> Tensor:
@@ -76,6 +80,15 @@ def declare_boundary(add: RuleSet, family: Mapping[str, Product]) -> None:
             return x * whole.back(c) + l * lowest.back(-c) + h * highest.back(-c)
 
         return by_sides(ctx, R, product, one)
+
+
+def _check_order(op: str, low: Bound, high: Bound) -> None:
+    if low is None or high is None:
+        return
+    lows, highs = (bound if isinstance(bound, tuple) else (bound,) for bound in (low, high))
+    pairs = zip(lows, highs, strict=True) if len(lows) == len(highs) else itertools.product(lows, highs)
+    if any(l > h for l, h in pairs):
+        raise UnknownParameterError(f"{op}#zbox: low={low!r} is above high={high!r}; inputs lie between them.")
 
 
 def _bound(side: Side, given: Bound, own: Any) -> Tensor:

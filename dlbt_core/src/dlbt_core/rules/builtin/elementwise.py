@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlbt_core.rules.context import RuleContext, share_of_epsilon, stabilise
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import Asked, RuleSet
 
 __all__ = ["declare"]
@@ -214,7 +215,7 @@ def declare(add: RuleSet) -> None:
               reads=_unless_relevance("carrying", "output"))  # fmt: skip
     @add.rule(*OFFSET, variant="identity", takes="either", absorbs=("epsilon",), default=True,
               reads=_unless_relevance("carrying", "output"))  # fmt: skip
-    def identity_stabilised(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
+    def identity_stabilised(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 1e-6) -> dict[str, Any]:
         """R_i = R_i; on multipliers x_i / (x_i + eps sgn x_i) R_i, for functions not 0 at 0.  Achtibat et al. 2024, eq. 9."""
         if ctx.form == "relevance":
             return _to_argument(ctx, m)
@@ -225,7 +226,7 @@ def declare(add: RuleSet) -> None:
     @add.rule(
         "aten.pow.Tensor_Tensor", variant="identity", absorbs=("epsilon",), default=True, reads=("carrying", "output")
     )
-    def power_of_tensors(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6) -> dict[str, Any]:
+    def power_of_tensors(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 1e-6) -> dict[str, Any]:
         """R_i = R / n for base and exponent, as many as carry; each x by x / (x + eps sgn x).  Achtibat et al. 2024, eq. 7."""
         share = m * ctx.output / len(ctx.carries)
         handed = {}

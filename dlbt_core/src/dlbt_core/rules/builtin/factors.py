@@ -9,6 +9,7 @@ from torch import Tensor
 from dlbt_core.rules.builtin.linear import stabilised
 from dlbt_core.rules.builtin.product import FAMILY, Product
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import Asked, RuleSet
 
 __all__ = ["declare"]
@@ -27,7 +28,7 @@ def declare(add: RuleSet) -> None:
     """Declare the rules of this module."""
 
     @add.rule(*FAMILY, variant="uniform", absorbs=("bias", "epsilon", "constant"), reads=_reads)
-    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0) -> dict[str, Any]:
+    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 0.0) -> dict[str, Any]:
         """R_i = sum_j x_i w_ji / n (z_j + eps sgn z_j) R_j, w the product of the other factors, for each of n that carry.
 
         Achtibat et al. 2024, prop. 3.3, for n = 2. The epsilon rule itself, by the name that elementwise products know.
@@ -36,7 +37,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*FAMILY, variant="signal", absorbs=("bias", "epsilon", "constant"), reads=_reads)
     def signal(
-        ctx: RuleContext, m: Tensor, *, signal: Literal["auto", "first", "last"] = "auto", epsilon: float = 0.0
+        ctx: RuleContext, m: Tensor, *, signal: Literal["auto", "first", "last"] = "auto", epsilon: NotNegative = 0.0
     ) -> dict[str, Any]:
         """R_signal = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j, R_gate = 0, w the gate.  Arras et al. 2017.
 

@@ -13,6 +13,7 @@ from dlbt_core.rules.builtin.product import FAMILY, Product, count
 from dlbt_core.rules.builtin.share import divide, scale_of
 from dlbt_core.rules.builtin.signed import declare_signed
 from dlbt_core.rules.context import RuleContext, multiply
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import Asked, RuleSet
 
 __all__ = ["FAMILY", "Product", "declare", "declare_family", "gradient", "share_between_factors", "stabilised"]
@@ -99,14 +100,14 @@ def declare_family(add: RuleSet, family: Mapping[str, Product]) -> None:
         *family, variant="epsilon", absorbs=("bias", "epsilon", "constant"), default=True, reads=reads_of_products
     )
     def linear_epsilon(
-        ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0, relative: bool = False,
+        ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 0.0, relative: bool = False,
         bias: Literal["denominator", "dropped"] = "denominator",
     ) -> dict[str, Any]:  # fmt: skip
         """R_i = sum_j x_i w_ji / (z_j + eps sgn z_j) R_j.  Bach et al. 2015, eq. 58; sgn 0 = +1."""
         return stabilised(ctx, m, family[ctx.packet], epsilon, relative, bias)
 
     @add.rule(*family, variant="norm", absorbs=("bias", "epsilon", "constant"), reads=reads_of_products)
-    def linear_norm(ctx: RuleContext, m: Tensor, *, epsilon: float = 1e-6, relative: bool = False) -> dict[str, Any]:
+    def linear_norm(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 1e-6, relative: bool = False) -> dict[str, Any]:
         """R_i = x_i dz_j/dx_i / (z_j + eps sgn z_j) R_j: epsilon with the op's own forward pass.  Bach et al. 2015, eq. 58."""
         return stabilised(ctx, m, family[ctx.packet], epsilon, relative, "denominator")
 

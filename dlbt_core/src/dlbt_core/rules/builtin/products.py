@@ -12,6 +12,7 @@ from dlbt_core.rules.builtin.dlb import quotient
 from dlbt_core.rules.builtin.linear import gradient, reads_of_products, share_between_factors
 from dlbt_core.rules.builtin.product import Product
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["PRODUCTS", "declare"]
@@ -36,7 +37,7 @@ def declare(add: RuleSet) -> None:
 
     @add.rule(*PRODUCTS, variant="uniform", absorbs=("epsilon",), default=True,
               reads=lambda asked: ("pullback", "constants", *(("output",) if asked.parameters["epsilon"] else ())))  # fmt: skip
-    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: float = 0.0) -> dict[str, Any]:
+    def uniform(ctx: RuleContext, m: Tensor, *, epsilon: NotNegative = 0.0) -> dict[str, Any]:
         """R_i = z / n (z + eps sgn z) R for each of the n carrying factors of z.  Achtibat et al. 2024, prop. 3.2, eq. 7."""
         return share_between_factors(ctx, ctx.damp(m, epsilon), PRODUCTS[ctx.packet])
 

@@ -13,6 +13,7 @@ from dlbt_core.errors import UnknownParameterError
 from dlbt_core.rules.builtin.product import Product, Side
 from dlbt_core.rules.builtin.share import by_sides, divide
 from dlbt_core.rules.context import RuleContext
+from dlbt_core.rules.parameter import NotNegative
 from dlbt_core.rules.rule import RuleSet
 
 __all__ = ["declare_signed"]
@@ -26,7 +27,7 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
     @add.rule(*family, variant="zplus", takes="relevance", gives="multiplier", absorbs=("bias", "epsilon", "constant"),
               reads=("carrying", "constants"))  # fmt: skip
     def zplus(
-        ctx: RuleContext, R: Tensor, *, epsilon: float = 1e-6, relative: bool = False, bias: Bias = "denominator"
+        ctx: RuleContext, R: Tensor, *, epsilon: NotNegative = 1e-6, relative: bool = False, bias: Bias = "denominator"
     ) -> dict[str, Any]:
         """R_i = sum_j (x_i w_ji)+ / (sum_i (x_i w_ji)+ + b_j+) R_j.  Montavon et al. 2017, for x of both signs."""
         product = family[ctx.packet]
@@ -39,7 +40,7 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
     @add.rule(*family, variant="alpha_beta", takes="relevance", gives="multiplier",
               absorbs=("bias", "epsilon", "constant"), reads=("carrying", "constants"))  # fmt: skip
     def alpha_beta(
-        ctx: RuleContext, R: Tensor, *, alpha: float = 2.0, beta: float = 1.0, epsilon: float = 1e-6,
+        ctx: RuleContext, R: Tensor, *, alpha: float = 2.0, beta: float = 1.0, epsilon: NotNegative = 1e-6,
         relative: bool = False, bias: Bias = "denominator",
     ) -> dict[str, Any]:  # fmt: skip
         """R_i = sum_j (alpha (x_i w_ji)+ / (z_j+ + b_j+) - beta (x_i w_ji)- / (z_j- + b_j-)) R_j.  Bach et al. 2015, eq. 60."""
@@ -60,8 +61,8 @@ def declare_signed(add: RuleSet, family: Mapping[str, Product]) -> None:
               absorbs=("bias", "epsilon", "dropped", "constant"),
               reads=("pullback", "carrying", "constants", "output"))  # fmt: skip
     def gamma(
-        ctx: RuleContext, R: Tensor, *, gamma: float = 0.25, form: Literal["generalised", "original"] = "generalised",
-        epsilon: float = 1e-6, relative: bool = False, bias: Literal["denominator", "kept", "dropped"] = "denominator",
+        ctx: RuleContext, R: Tensor, *, gamma: NotNegative = 0.25, form: Literal["generalised", "original"] = "generalised",
+        epsilon: NotNegative = 1e-6, relative: bool = False, bias: Literal["denominator", "kept", "dropped"] = "denominator",
     ) -> dict[str, Any]:  # fmt: skip
         """R_i = sum_j (x_i w_ji + gamma (x_i w_ji)s) / sum_i (...) R_j, where s is the sign of z_j.
 

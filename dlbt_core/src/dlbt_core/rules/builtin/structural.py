@@ -67,10 +67,14 @@ def declare(add: RuleSet) -> None:
         ctx.absorb("constant", torch.where(kept, nothing, m), None if ctx.form == "relevance" else ctx.output)
         return {"self": torch.where(kept, m, nothing)}
 
-    @add.rule("aten.copy", variant="gradient", takes="either", default=True, reads=())
+    @add.rule("aten.copy", variant="gradient", takes="either", absorbs=("constant",), default=True,
+              reads=lambda asked: () if "src" in asked.carries else ("output",))  # fmt: skip
     def overwritten(ctx: RuleContext, m: Tensor) -> dict[str, Tensor]:
         """R_src = R. Exact: the result is the source, broadcast; of what was overwritten nothing is left."""
-        return {"src": m.sum_to_size(ctx.shape("src"))} if "src" in ctx.carries else {}
+        if "src" in ctx.carries:
+            return {"src": m.sum_to_size(ctx.shape("src"))}
+        ctx.absorb("constant", m, None if ctx.form == "relevance" else ctx.output)
+        return {}
 
     @add.rule("aten.as_strided_scatter", variant="gradient", takes="either", absorbs=("constant",), default=True,
               reads=("constants",))  # fmt: skip
