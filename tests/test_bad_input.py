@@ -120,6 +120,46 @@ CASES: dict[str, tuple[Callable[[dlbt.Explainer], Any], type[Exception], str]] =
         errors.UnknownParameterError,
         "core:aten.linear#epsilon: parameter 'epsilon' takes float, not 'much'.",
     ),
+    "a parameter in two dimensions": (
+        lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("epsilon", epsilon=[[1.0]]))]),
+        errors.UnknownParameterError,
+        "Use('epsilon'): 'epsilon' is a number, a string, True, False, None or a list of these, not [[1.0]].",
+    ),
+    "a variant without a name": (
+        lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use(3))]),
+        errors.UnknownVariantError,
+        "a variant is a name, not 3.\n  fix  Use('epsilon', epsilon=1e-6).",
+    ),
+    "a parameter that is called variant": (
+        lambda e: e(X, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use("epsilon", variant="gamma"))]),
+        errors.UnknownParameterError,
+        "aten.linear#epsilon has no parameter 'variant'. It has: epsilon, relative, bias.",
+    ),
+    "a glob that is no text": (
+        lambda e: e(X, rules=[(dlbt.Select(op=["aten.linear", 3]), dlbt.Use("epsilon"))]),
+        errors.DlbtError,
+        "Select: op is a string or several, not ['aten.linear', 3].",
+    ),
+    "a fact that is no text": (
+        lambda e: e(X, rules=[(dlbt.Select(fact=3), dlbt.Use("epsilon"))]),
+        errors.DlbtError,
+        "Select: fact is a string, not 3.",
+    ),
+    "a composite without a name": (
+        lambda e: e(X, composite=dlbt.Composite(3)),
+        errors.DlbtError,
+        "a composite's name is a string, not 3.\n  fix  Composite('ours', [...]).",
+    ),
+    "one pass in place of a list": (
+        lambda e: e(X, composite=dlbt.Composite("ours", passes="fold_batch_norm")),
+        errors.DlbtError,
+        "composite 'ours': passes is a list of names, not 'fold_batch_norm'.",
+    ),
+    "no samples": (
+        lambda e: e(X[:0]),
+        errors.InputError,
+        "there is nothing in input 'input' of shape (0, 8).\n  fix  pass at least one sample.",
+    ),
     "no such choice": (
         lambda e: e(X, rules=["aten.linear"]),
         errors.DlbtError,

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr as scipy_spearman
 from torch import Tensor, nn
 
 import dlbt_core as dlbt
-from dlbt_core.comparison import compare_call
+from dlbt_core import comparing
+from dlbt_core.comparing import compare_call
 from dlbt_core.correlation import cosine, ranks, spearman
 from dlbt_core.errors import DlbtError, InputError
 from dlbt_core.scheduler.differences import called, plan_differences
@@ -88,6 +90,13 @@ def test_correlation_at_its_ends() -> None:
     )
     assert spearman(a, b).nan_to_num(9.0).tolist() == pytest.approx([1.0, -1.0, 9.0, 1.0])
     assert cosine(a, b).nan_to_num(9.0)[1:].tolist() == pytest.approx([-1.0, 9.0, 1.0])
+    assert spearman(torch.tensor([1.0, math.nan, 2.0]), torch.tensor([1.0, 2.0, 3.0])).isnan()
+
+
+def test_ties_share_the_mean_of_their_ranks_as_in_scipy() -> None:
+    a, b = (torch.randint(0, 4, (20, 15), generator=seeded(seed)).double() for seed in (2, 3))
+    expected = [float(scipy_spearman(one, other).statistic) for one, other in zip(a, b, strict=True)]
+    assert spearman(a, b).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 # -- what is compared --------------------------------------------------------------------------------------------------
@@ -232,6 +241,11 @@ def test_notes_on_streams_and_on_what_was_picked() -> None:
     [
         ([], {}, "composites is empty.\n  fix  composites=['epsilon', 'attnlrp']; 'dlbt composites' lists the names."),
         ("epsilon", {}, "composites is a list, not 'epsilon'.\n  fix  composites=['epsilon', 'attnlrp']."),
+        (None, {}, "composites is a list, not None.\n  fix  composites=['epsilon', 'attnlrp']."),
+        (["epsilon"], {"targets": [0, 1]}, "compare takes no 'targets'.\n"
+         "  fix  one of: explain_inputs, layers, audit, fallback, plugins."),
+        (["epsilon"], {"composite": "epsilon"}, "compare takes no 'composite'.\n"
+         "  fix  one of: explain_inputs, layers, audit, fallback, plugins."),
         (["epsilon", "epsilon"], {}, "two composites are called 'epsilon'.\n"
          "  fix  give pairs with names of their own: [('a', ...), ('b', ...)]."),
         (["epsilon"], {"repeats": 0}, "repeats is a number of times, 1 or more, not 0."),
@@ -269,6 +283,45 @@ def test_other_errors(tmp_path: Path) -> None:
         f"no picture can be written to {str(tmp_path / 'x.gif')!r}: the ending says the format.\n"
         "  fix  end it in one of: .png, .svg, .pdf."
     )
+
+
+@pytest.mark.parametrize("fails", ["planned", "run"])
+def test_a_composite_that_fails_is_named(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are planned before the first is explained."""
+    timed: list[Any] = []
+    once = comparing._timed
+    monkeypatch.setattr(comparing, "_timed", lambda *given: (timed.append(given), once(*given))[1])
+    use = {"planned": dlbt.Use("epsilon", epsilon=-1.0), "run": dlbt.Use("alpha_beta", alpha=2.0, beta=0.0)}[fails]
+    choices = ((dlbt.Select(op="aten.linear"), use),)
+    with pytest.raises(DlbtError) as caught:
+        dlbt.compare(mlp(), NUMBERS, ["epsilon", dlbt.Composite("ours", choices)])
+    assert caught.value.__notes__ == ["  composite   'ours'; without it the others can be compared."]
+    assert bool(timed) == (fails == "run")
+
+
+def test_a_dict_gives_names() -> None:
+    """Its values are what is compared, even under the name of another composite."""
+    other = dlbt.composite("epsilon", epsilon=0.5)
+    found = dlbt.compare(mlp(), NUMBERS, {"attnlrp": other, "plain": "epsilon"}, repeats=1)
+    assert found.names == ("attnlrp", "plain")
+    assert torch.equal(found["attnlrp"].relevance, dlbt.explain(mlp(), NUMBERS, composite=other).relevance)
+
+
+def test_relevance_without_an_order_is_told() -> None:
+    """Means leave the sample out, and a note says which it is."""
+    model = net(nn.Linear(6, 3, bias=False))
+    numbers = torch.cat([NUMBERS[:1], torch.zeros(1, 6)])
+    found = dlbt.compare(model, numbers, ["epsilon", "gradient_times_input"], target=0, repeats=1)
+    spearman = found.pairs[0].spearman
+    assert torch.isnan(spearman).tolist() == [False, True]
+    assert found.to_dict()["pairs"][0]["spearman_mean"] == float(spearman[0])
+    for name in found.names:
+        assert (
+            f"{name}: the relevance of sample 1 is the same throughout, so it has no order: its rank correlation is "
+            "undefined, as is the cosine of one that is 0. Means leave both out."
+        ) in found.notes
+    alone = dlbt.compare(model, numbers, ["epsilon"], target=0, repeats=1)
+    assert alone.notes == []
 
 
 # -- as rows, text, picture and page -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import tomllib
 from pathlib import Path
@@ -164,6 +165,42 @@ def test_threads_do_not_see_each_other() -> None:
     assert seen == {0.1: 0.1, 0.2: 0.2}
 
 
+def test_a_block_that_a_generator_leaves_open() -> None:
+    """It holds for the caller until the generator goes on, and cannot end in another thread."""
+
+    def values() -> Any:
+        with in_context(0.5):
+            yield
+            yield
+
+    def go_on(running: Any) -> None:
+        next(running)
+        before = used_epsilon(explainer)
+        ended: list[str] = []
+
+        def elsewhere() -> None:
+            try:
+                running.close()
+            except DlbtError as error:
+                ended.append(str(error))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert before == 0.5
+        assert ended == [
+            "a block of use_rules ended in another thread or async task than it began in, where its choices still hold.\n"
+            "  fix  end it where it began: in a generator no yield inside the block."
+        ]
+
+    explainer = dlbt.Explainer(net(), "attnlrp")
+    contextvars.copy_context().run(go_on, values())  # which keeps what is left open from the tests behind
+    assert used_epsilon(explainer) == 0.0
+    for _ in values():
+        assert used_epsilon(explainer) == 0.5
+    assert used_epsilon(explainer) == 0.0
+
+
 def test_a_context_ends_with_its_block_whatever_happens() -> None:
     explainer = dlbt.Explainer(net(), "attnlrp")
     with in_context(0.5):
@@ -213,6 +250,21 @@ def test_toml_round_trip(composite: dlbt.Composite, tmp_path: Path) -> None:
     path = tmp_path / "composite.toml"
     path.write_text(composite.to_toml())
     assert dlbt.Composite.from_toml(path) == composite
+
+
+@pytest.mark.parametrize("name", [n for n in dlbt.default_plugins().composites if n != "auto"])
+def test_a_bundled_composite_from_its_toml_has_the_same_plan(name: str) -> None:
+    """On a CNN with batch norm, and on a transformer."""
+    composite = dlbt.composite(name)
+    again = dlbt.Composite.from_toml(composite.to_toml())
+    assert again == composite
+    cnn = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    ).eval()
+    for model, inputs in ((cnn, torch.ones(1, 3, 8, 8)), (nn.TransformerEncoderLayer(8, 2, 8).eval(), torch.ones(3, 1, 8))):
+        explainer = dlbt.Explainer(model)
+        first, second = (explainer.plan(inputs, composite=one).table() for one in (name, again))
+        assert first == second
 
 
 @pytest.mark.parametrize(

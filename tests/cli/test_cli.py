@@ -152,6 +152,7 @@ def test_errors_are_shown_without_a_traceback(run):
     known = ", ".join(dlbt.default_plugins().composites)
     assert (result.exit_code, result.stderr) == (2, f"error: no composite 'nope'. There are: {known}.\n")
     assert "Traceback" not in result.output
+    assert run("composites", "epsilonn").stderr.startswith("error: no composite 'epsilonn'. Did you mean 'epsilon'? There ")
 
 
 def test_show(run, saved):

@@ -198,6 +198,13 @@ def test_inputs_that_are_none(spec: str) -> None:
     )
 
 
+@pytest.mark.parametrize("spec", ["99999999999999x4", "99999999999999999999999x4:int64"])
+def test_inputs_that_are_too_large(spec: str) -> None:
+    with pytest.raises(InputError) as caught:
+        given_inputs([spec])
+    assert str(caught.value) == f"--input {spec!r} cannot be made: it is too large.\n  fix  a smaller shape."
+
+
 def test_an_input_given_twice() -> None:
     with pytest.raises(InputError) as caught:
         given_inputs(["x=2", "x=3"])

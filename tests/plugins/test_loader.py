@@ -57,6 +57,19 @@ BROKEN = {
         "import",
         "ModuleNotFoundError: No module named 'not_a_module'",
     ),
+    "exit at import": ("import sys\nsys.exit('no licence')", "import", "SystemExit: no licence"),
+    "exit without a word": ("raise SystemExit", "import", "SystemExit"),
+    "no Python": ("def f(:", "import", "SyntaxError: invalid syntax (plugin.py, line 1)"),
+    "error without text": (
+        "class Wordless(Exception):\n    def __str__(self): raise KeyError\nraise Wordless",
+        "import",
+        "Wordless: (its text cannot be shown)",
+    ),
+    "exit in a hook": (
+        HEAD + "@hookimpl\ndef dlbt_register_rules(add):\n    add.rule('aten.linear', variant='half')(rule)\n    exit(3)\n",
+        "register",
+        "SystemExit: 3",
+    ),
     "api of another major version": (
         HEAD + "@hookimpl\ndef dlbt_plugin_info(): return PluginInfo(rule_api='2.0')\n"
         "@hookimpl\ndef dlbt_hook_of_version_2(): pass\n",
@@ -211,7 +224,20 @@ def test_broken_plugin_is_reported_and_leaves_nothing_behind(what, install, cont
     assert (failure.name, failure.distribution, failure.version) == ("broken", "dlbt-broken", "0.3.0")
     assert (failure.stage, failure.cause) == (stage, cause)
     assert failure.traceback.startswith("Traceback (most recent call last):")
-    assert cause.partition(": ")[2] in failure.traceback
+    if what not in ("error without text", "no Python"):
+        assert cause.partition(": ")[2] in failure.traceback
+
+
+def test_an_interrupt_is_the_users(install):
+    install("broken", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        Plugins(only=("broken",))
+
+
+def test_a_plugin_that_names_what_its_module_lacks(fake_distribution):
+    fake_distribution("dlbt-acme", "1", {"acme": "acme_module:plugin"}, {"acme_module.py": FINE})
+    with pytest.warns(PluginWarning, match=r"^dlbt-acme 1 \[acme\]: failed at import: AttributeError: "):
+        assert [plugin.name for plugin in Plugins(only=("acme",)).loaded] == ["core"]
 
 
 def test_the_remedy_in_the_warning_helps(install, monkeypatch):

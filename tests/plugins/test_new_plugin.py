@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,19 +83,55 @@ def test_it_is_linted(written: Path, installed: Mapping[str, str]) -> None:
     run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], written, installed)
 
 
-@pytest.mark.parametrize("name", ["Acme", "acme rotary", "3d", "-acme", "acme--x", "dlbt-"])
+@pytest.mark.parametrize("name", ["Acme", "acme rotary", "3d", "-acme", "acme--x", "dlbt-", "a.b", "é", "a\nb", "x" * 65])
 def test_names_that_do_not_fit(name: str, tmp_path: Path) -> None:
     with pytest.raises(PluginError) as caught:
         new_plugin(name, tmp_path)
     assert str(caught.value) == (
-        f"{name!r} is no name for a plugin.\n  fix  lower-case words and digits joined by '-', e.g. acme-rotary."
+        f"{name!r} is no name for a plugin.\n  fix  lower-case words and digits joined by '-', 64 characters at most, "
+        "e.g. acme-rotary."
+    )
+
+
+@pytest.mark.parametrize("name", ["class", "dlbt-def", "import"])
+def test_words_of_python_are_refused(name: str, tmp_path: Path) -> None:
+    """``torch.ops.class`` is no Python."""
+    word = name.removeprefix("dlbt-")
+    with pytest.raises(PluginError) as caught:
+        new_plugin(name, tmp_path)
+    assert str(caught.value) == f"the name {word!r} is a word of Python's.\n  fix  another one, e.g. acme-{word}."
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["my-example", "example-s", "json", "x" * 64])
+def test_names_are_put_in_once(name: str, tmp_path: Path) -> None:
+    folder, words = new_plugin(name, tmp_path / "not" / "there"), name.replace("-", "_")
+    assert [path.name for path in (folder / "src").iterdir()] == [f"dlbt_{words}"]
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["name"] == f"dlbt-{name}"
+    assert project["project"]["entry-points"]["dlbt.plugins"] == {words: f"dlbt_{words}.plugin"}
+    assert f'owns=("{words}",)' in (folder / f"src/dlbt_{words}/plugin.py").read_text(encoding="utf-8")
+    assert not any(path.stat().st_mode & 0o111 for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    into = tmp_path / "file"
+    with pytest.raises(PluginError) as caught:
+        new_plugin("acme", into)
+    assert str(caught.value) == (
+        f"{into}/dlbt-acme cannot be written: Not a directory.\n  fix  another folder: --into FOLDER."
     )
 
 
 def test_taken_names_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(PluginError) as caught:
-        new_plugin("vision", tmp_path)
-    assert str(caught.value) == "the name 'vision' is taken by dlbt or torch.\n  fix  another one, e.g. acme-vision."
+    for name in ("vision", "rules-vision", "plugin-example"):
+        with pytest.raises(PluginError) as caught:
+            new_plugin(name, tmp_path)
+        words = name.replace("-", "_")
+        assert str(caught.value) == (
+            f"the name {words!r} is taken by dlbt or torch.\n  fix  another one, e.g. acme-{name}."
+        )
     folder = new_plugin("dlbt-acme_x", tmp_path)
     assert folder == tmp_path / "dlbt-acme-x"
     with pytest.raises(PluginError) as caught:

@@ -71,9 +71,10 @@ def test_strict_raises(how, install, monkeypatch):
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
 
 
-def test_strict_can_be_switched_off(install, monkeypatch):
+@pytest.mark.parametrize("value", ["0", "", " ", "false", "No", "off"])
+def test_strict_can_be_switched_off(value, install, monkeypatch):
     install("broken", "import not_a_module")
-    monkeypatch.setenv("DLBT_STRICT_PLUGINS", "0")
+    monkeypatch.setenv("DLBT_STRICT_PLUGINS", value)
     with pytest.warns(PluginWarning):
         assert len(Plugins(only=("broken",)).failures) == 1
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from dlbt_core import errors, target
-from dlbt_core.comparison import Comparison, compare
+from dlbt_core.comparing import compare
+from dlbt_core.comparison import Comparison
 from dlbt_core.composites.composite import Composite, use_rules
 from dlbt_core.composites.select import Select, Use
 from dlbt_core.explainer import Explainer, explain

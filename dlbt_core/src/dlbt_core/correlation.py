@@ -9,7 +9,7 @@ __all__ = ["cosine", "ranks", "spearman"]
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks from 1 along the last dimension; equal values share the mean of theirs.
+    """Ranks from 1 along the last dimension; equal values share the mean of theirs, and where one is NaN all are.
 
     Parameters
     ----------
@@ -27,6 +27,7 @@ def ranks(values: Tensor) -> Tensor:
         _, group, counts = torch.unique(row, return_inverse=True, return_counts=True)
         last = counts.cumsum(0).double()
         place.copy_((last - (counts.double() - 1) / 2)[group])
+    found[rows.isnan().any(1)] = torch.nan
     return found.reshape(values.shape)
 
 

@@ -18,7 +18,7 @@ from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.record import record
 from dlbt_core.graph.sample_axis import LOST, SampleAxis
 from dlbt_core.graph.samples import Follower, Samples, per_sample
-from dlbt_core.plugins.services import expansion, help_missing
+from dlbt_core.plugins.services import analysers_of, expansion, help_missing
 from dlbt_core.program import Job, Program, audited, path_of, program_of
 from dlbt_core.scheduler.capture import Capture
 from dlbt_core.scheduler.forward import ForwardProgram, ForwardRun
@@ -75,7 +75,16 @@ def plan_of(
 def _ready(
     found: Capture, inputs: Mapping[str, Tensor], explained: Iterable[str], job: Job, again: Callable[[], Capture]
 ) -> tuple[Program, ForwardRun]:
-    """Plan and forward pass, by a new recording where the known one does not hold for these inputs."""
+    """Plan and forward pass, by a new recording where the known one does not hold for these inputs.
+
+    Raises
+    ------
+    InputError
+        If what is explained has no entries.
+    """
+    empty = [f"{name!r} of shape {tuple(inputs[name].shape)}" for name in explained if not inputs[name].numel()]
+    if empty and len(empty) == len(tuple(explained)):
+        raise InputError(f"there is nothing in input {', '.join(empty)}.\n  fix  pass at least one sample.")
     try:
         return _run(found, inputs, explained, job)
     except GuardError:
@@ -137,7 +146,7 @@ def _meet_function(
     found, plan = program.capture, program.plan
     given = {path: tensor.detach().clone() for path, tensor in outputs.items()}  # outputs may share memory
     recording = record(
-        target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins)
+        target.fn, given, lambda _tape: target.fn(found.rebuild(given)), expand=partial(expansion, job.plugins, job.whole)
     )
     score = recording.result
     if not isinstance(score, Tensor) or not score.is_floating_point() or score.dim() > 1:
@@ -145,7 +154,7 @@ def _meet_function(
         raise TargetError(
             f"the target function returned {shape}; it must give one number per sample, shape (samples,)."
         )
-    tail = Capture(target.fn, recording.graph, lambda tensors: None, list(job.plugins.analysers.values()))
+    tail = Capture(target.fn, recording.graph, lambda tensors: None, analysers_of(job.plugins))
     carrying = {p: v for p, v in tail.graph.inputs.items() if found.graph.values[found.graph.outputs[p]].is_floating}
     resolver = Resolver(tail.graph, tail.facts, job.plugins.registry, plan.composite, job.layers, job.fallback)
     ends = tuple(tail.graph.outputs.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,7 +21,7 @@ from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.structure import bind_arguments, leaves, shape_of_call
 from dlbt_core.model_state import check_mode, check_randomness
 from dlbt_core.plugins.loader import Plugins, default_plugins
-from dlbt_core.plugins.services import expansion
+from dlbt_core.plugins.services import analysers_of, asked_for, expansion
 from dlbt_core.scheduler.capture import Capture, capture, fingerprint
 from dlbt_core.scheduler.plan import Plan
 from dlbt_core.scheduler.resolve import Layer
@@ -208,13 +209,16 @@ class Explainer:
             progress=progress,
         )
         inputs = {path: leaf.detach() for path, leaf in leaves(bound) if isinstance(leaf, Tensor)}
-        found = self._capture(bound, args, kwargs, plugins)
-        return found, inputs, self._explained(found), job, lambda: self._capture(bound, args, kwargs, plugins, anew=True)
+        record = partial(self._capture, bound, args, kwargs, plugins, job.whole)
+        found = record()
+        return found, inputs, self._explained(found), job, lambda: record(anew=True)
 
     def graph(self, *args: Any, **kwargs: Any) -> Graph:
         """The recorded graph of a call, without explaining it."""
         check_mode(self.model)
-        return self._capture(self._bind(args, kwargs), args, kwargs, self.plugins or default_plugins()).graph
+        plugins = self.plugins or default_plugins()
+        whole = asked_for(plugins, self.composite, (*self.rules, *choices_in_context()))
+        return self._capture(self._bind(args, kwargs), args, kwargs, plugins, whole).graph
 
     # -- checks -----------------------------------------------------------------------------------------------------
 
@@ -249,33 +253,30 @@ class Explainer:
     # -- recordings -------------------------------------------------------------------------------------------------
 
     def _capture(
-        self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins, anew: bool = False
-    ) -> Capture:
+        self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins, whole: frozenset[str],
+        anew: bool = False,
+    ) -> Capture:  # fmt: skip
         """The recording for this shape of call: a kept one, or a new one."""
         state = fingerprint(self.model) if isinstance(self.model, torch.nn.Module) else ()
         if state != self._fingerprint:
             self._captures.clear()
             self._fingerprint = state
         shape = shape_of_call(bound)
-        key = None if shape is None else (shape, plugins.generation)
+        key = None if shape is None else (shape, plugins.generation, whole)
         if key is not None and not anew and key in self._captures:
             return self._captures[key]
-        found = self._record(bound, args, kwargs, plugins)
+        found = self._record(bound, args, kwargs, plugins, whole)
         if key is not None:
             self._captures[key] = found
             while len(self._captures) > _CACHED:
                 self._captures.pop(next(iter(self._captures)))
         return found
 
-    def _record(self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins) -> Capture:
-        analysers = list(plugins.analysers.values())
-        found = capture(
-            self.model,
-            bound,
-            (args, kwargs),
-            expand=lambda op: expansion(plugins, op),
-            analysers=analysers,
-        )
+    def _record(
+        self, bound: Mapping[str, Any], args: Any, kwargs: Any, plugins: Plugins, whole: frozenset[str]
+    ) -> Capture:
+        expand, analysers = partial(expansion, plugins, whole), analysers_of(plugins)
+        found = capture(self.model, bound, (args, kwargs), expand=expand, analysers=analysers)
         check_randomness(found.graph, getattr(self.model, "training", False))
         return found
 

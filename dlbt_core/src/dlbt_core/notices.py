@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line."""
+"""Warnings that point at the user's line, and errors of others in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-__all__ = ["warn_user"]
+__all__ = ["told", "warn_user"]
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
@@ -21,3 +21,12 @@ def warn_user(text: str, category: type[Warning]) -> None:
         while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
             level, frame = level + 1, frame.f_back
         warnings.warn(text, category, stacklevel=level)
+
+
+def told(error: BaseException) -> str:
+    """Type and words of an error that others raised, also if it has no words."""
+    try:
+        words = str(error)
+    except Exception:
+        words = "(its text cannot be shown)"
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from dlbt_core.composites.composite import Composite
@@ -15,7 +15,7 @@ from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.sample_axis import LOST, SampleAxis
 from dlbt_core.graph.samples import Follower, Samples
 from dlbt_core.plugins.loader import Plugins
-from dlbt_core.plugins.services import graph_pass, help_missing
+from dlbt_core.plugins.services import analysers_of, asked_for, graph_pass, help_missing
 from dlbt_core.scheduler.capture import Capture
 from dlbt_core.scheduler.forward import ForwardProgram, ForwardRun
 from dlbt_core.scheduler.plan import Plan
@@ -39,6 +39,11 @@ class Job:
     audit: bool
     fallback: str | None
     progress: bool
+
+    @cached_property
+    def whole(self) -> frozenset[str]:
+        """Ops that are recorded as they are because a choice asks for a rule of theirs."""
+        return asked_for(self.plugins, self.composite, (choice for layer in self.layers for choice in layer.choices))
 
 
 @dataclass
@@ -108,7 +113,7 @@ _UNPASSED = "without graph passes: what the model does hangs on the last digits 
 
 def _passed(found: Capture, composite: Composite, job: Job) -> Capture:
     return found.with_passes(
-        [graph_pass(job.plugins, name) for name in composite.passes], list(job.plugins.analysers.values())
+        [graph_pass(job.plugins, name) for name in composite.passes], analysers_of(job.plugins)
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dlbt_core.cli import output
 from dlbt_core.cli.comparing import compare
 from dlbt_core.cli.doctor import doctor
 from dlbt_core.cli.new_plugin import new_plugin
@@ -18,7 +19,7 @@ __all__ = ["app"]
 
 
 class _Commands(TyperGroup):
-    """Shows the errors that dlbt raises on purpose as they are, without a traceback; the exit code is then 2."""
+    """Shows the errors that dlbt raises on purpose, and files that fail, without a traceback; the exit code is then 2."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -27,7 +28,13 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except DlbtError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), err=True)
+            raise typer.Exit(2) from error
+        except BrokenPipeError as error:  # as in `dlbt rules | head`; 141 is what the shell makes of it elsewhere
+            output.close_stdout()
+            raise typer.Exit(141) from error
+        except OSError as error:
+            typer.echo(f"error: {output.told(error)}", err=True)
             raise typer.Exit(2) from error
 
 
@@ -92,10 +99,11 @@ def text(
     from dlbt_core.cli import tables
     from dlbt_core.cli import text as command
 
-    result = command.explain(
-        model, sentence, task=task, composite=composite, pair=pair, target=target, against=against,
-        continuation=continuation, at=at,
-    )  # fmt: skip
+    with output.prints_aside():
+        result = command.explain(
+            model, sentence, task=task, composite=composite, pair=pair, target=target, against=against,
+            continuation=continuation, at=at,
+        )  # fmt: skip
     if out is not None:
         result.save(out)
     if as_json:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dlbt_core.cli.output import prints_aside
+
 __all__ = ["Asked"]
 
 
@@ -31,7 +33,8 @@ class Asked:
         from dlbt_core.cli.models import load_model
 
         choices, aim = [parse_rule(rule) for rule in rules or ()], parse_target(target)
-        loaded = load_model(model, inputs or (), text=text, seed=seed)
+        with prints_aside():
+            loaded = load_model(model, inputs or (), text=text, seed=seed)
         return cls(
             loaded.model,
             loaded.args,
@@ -50,4 +53,5 @@ class Asked:
 
     def plan(self, composite: str) -> Any:
         """The plan under a composite."""
-        return self.explainer(composite).plan(*self.args, **self.kwargs, target=self.target, rules=self.rules)
+        with prints_aside():
+            return self.explainer(composite).plan(*self.args, **self.kwargs, target=self.target, rules=self.rules)

@@ -9,6 +9,7 @@ import typer
 
 from dlbt_core.cli.asked import Asked
 from dlbt_core.cli.options import AsJson, Explained, Inputs, Model, Rules, Seed, TargetText, Text
+from dlbt_core.cli.output import prints_aside
 
 __all__ = ["compare"]
 
@@ -30,13 +31,14 @@ def compare(
 ) -> None:
     """Explain a model under several composites: agreement, books, time, and where their plans differ."""
     from dlbt_core.cli import tables
-    from dlbt_core.comparison import compare_call
+    from dlbt_core.comparing import compare_call
     from dlbt_core.show import comparison
 
     names = [name.strip() for name in composites.split(",") if name.strip()]
     asked = Asked.of(model, input, text, seed, target, rule, explain)
     call = {**asked.kwargs, "target": asked.target, "rules": asked.rules}
-    found = compare_call(asked.explainer("auto"), asked.args, call, names, repeats)
+    with prints_aside():
+        found = compare_call(asked.explainer("auto"), asked.args, call, names, repeats)
     if out is not None:
         found.save(out, **asked.shown)
     if as_json:

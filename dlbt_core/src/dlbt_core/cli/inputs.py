@@ -30,7 +30,7 @@ def given_inputs(specs: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Te
     Raises
     ------
     InputError
-        If one is something else, or a name is given twice.
+        If one is something else or too large, or a name is given twice.
     """
     args: list[Tensor] = []
     kwargs: dict[str, Tensor] = {}
@@ -42,7 +42,10 @@ def given_inputs(specs: Sequence[str]) -> tuple[tuple[Tensor, ...], dict[str, Te
                 f"--input {spec!r} is no shape.\n  fix  SHAPE, NAME=SHAPE or NAME=SHAPE:DTYPE, such as 1x3x224x224 or "
                 f"input_ids=1x12:int64; dtypes: {', '.join(_DTYPES)}."
             )
-        tensor = random_tensor([int(size) for size in match["shape"].split("x")], _DTYPES[dtype])
+        try:
+            tensor = random_tensor([int(size) for size in match["shape"].split("x")], _DTYPES[dtype])
+        except (RuntimeError, TypeError) as error:  # torch's words for no memory, and for sizes beyond 64 bits
+            raise InputError(f"--input {spec!r} cannot be made: it is too large.\n  fix  a smaller shape.") from error
         if match["name"] in kwargs:
             raise InputError(f"--input gives {match['name']!r} twice.\n  fix  leave one out.")
         if match["name"] is None:

@@ -29,7 +29,7 @@ Inputs = Annotated[
     typer.Option("--input", help="A random input: 1x3x224x224, or input_ids=1x12:int64 by name. Repeatable, in order."),
 ]
 Text = Annotated[str | None, typer.Option("--text", help="What a folder's model of text is given.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of random inputs and weights.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of random inputs and weights.", min=0, max=2**32 - 1)]
 TargetText = Annotated[
     str | None, typer.Option("--target", help="A class, token:POSITION[:ID], output:PATH[:CLASS], or sum.")
 ]

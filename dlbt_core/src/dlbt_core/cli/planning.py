@@ -22,6 +22,7 @@ from dlbt_core.cli.options import (
     TargetText,
     Text,
 )
+from dlbt_core.cli.output import prints_aside
 
 __all__ = ["coverage", "diff", "plan"]
 
@@ -41,6 +42,7 @@ def plan(
     """Show which rule would run at which node of a model, with which parameters, and why."""
     found = Asked.of(model, input, text, seed, target, rule, explain).plan(composite)
     if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(found.to_json() + "\n", encoding="utf-8")
     if as_json:
         typer.echo(found.to_json())
@@ -91,10 +93,11 @@ def coverage(
     from dlbt_core.coverage import coverage as covered
 
     asked = Asked.of(model, input, text, seed, target, rule, explain)
-    found = covered(
-        asked.model, asked.args, asked.kwargs, composite=composite, rules=asked.rules, target=asked.target,
-        explain_inputs=asked.explain_inputs,
-    )  # fmt: skip
+    with prints_aside():
+        found = covered(
+            asked.model, asked.args, asked.kwargs, composite=composite, rules=asked.rules, target=asked.target,
+            explain_inputs=asked.explain_inputs,
+        )  # fmt: skip
     if as_json:
         tables.print_json(found.to_dict())
     else:

@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dlbt_core.cli.output import in_unicode
 from dlbt_core.composites.composite import Composite, as_composite
-from dlbt_core.errors import PluginWarning, UnknownCompositeError
+from dlbt_core.errors import PluginWarning
 from dlbt_core.explanation import Explanation
 from dlbt_core.plugins.loader import Plugins, default_plugins
 from dlbt_core.show.words import short_line
 
 __all__ = [
+    "Terminal",
     "composite_json",
     "composite_rows",
     "explanation_json",
@@ -39,16 +41,24 @@ __all__ = [
 _WIDE = 200  # columns where the output is not a terminal, so that nothing is cut off in files and pipes
 
 
+class Terminal(Console):
+    """A console for which a reader that has gone is an error like any other; rich would end with the code of a finding."""
+
+    def on_broken_pipe(self) -> None:
+        """Say so."""
+        raise BrokenPipeError
+
+
 def print_json(value: Any) -> None:
     """Print JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=not in_unicode()))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; cells are plain text, whatever brackets they have."""
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
-        console = Console(width=_WIDE)
+        console = Terminal(width=_WIDE)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in header:
         table.add_column(name, overflow="fold")
@@ -203,8 +213,7 @@ def _composite(name: str) -> tuple[Composite | None, dict[str, Any]]:
     if isinstance(given, Composite):
         return given, {"name": given.name, "summary": "", "file": name}
     known = default_plugins().composites
-    if name not in list(known):
-        raise UnknownCompositeError(f"no composite {name!r}. There are: {', '.join(known)}.")
+    known.parameters(name)  # raises if there is none of that name
     return known.get(name), next(row for row in composite_rows() if row["name"] == name)
 
 

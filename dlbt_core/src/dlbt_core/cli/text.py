@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from dlbt_core.cli.tables import Terminal
 from dlbt_core.errors import DlbtError
 from dlbt_core.show import words
 from dlbt_core.show.colours import robust_scale
@@ -70,7 +70,7 @@ def text_json(result: Any) -> dict[str, Any]:
 
 def print_text(result: Any, as_words: bool) -> None:
     """Print an explained text in colour, and where its score went."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(Text.assemble((result.title, "bold"), f", score {words.signed(result.score)}"))
     scale = max(robust_scale(row.relevance) for row in result.rows)
     for row in result.rows:

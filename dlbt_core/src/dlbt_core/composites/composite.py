@@ -47,6 +47,12 @@ class Composite:
     streams: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise DlbtError(f"a composite's name is a string, not {self.name!r}.\n  fix  Composite('ours', [...]).")
+        for key in ("prefer", "passes", "streams"):
+            names = getattr(self, key)
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise DlbtError(f"composite {self.name!r}: {key} is a list of names, not {names!r}.")
         object.__setattr__(self, "choices", as_choices(self.choices))
         object.__setattr__(self, "prefer", tuple(self.prefer))
         object.__setattr__(self, "passes", tuple(self.passes))
@@ -312,19 +318,32 @@ _IN_CONTEXT: ContextVar[tuple[Choice, ...]] = ContextVar("dlbt_rules", default=(
 def use_rules(*choices: Choice, inherit: bool = True) -> Iterator[None]:
     """Put choices in front of every composite inside a ``with`` block, in this thread or async task.
 
+    A generator that yields inside the block leaves it open: until it goes on, the choices hold for its caller, too.
+
     Parameters
     ----------
     *choices
         Pairs of `Select` and `Use`.
     inherit
         Whether choices of an enclosing block still hold, behind these.
+
+    Raises
+    ------
+    DlbtError
+        If a choice is no pair, or the block ends in another thread or task than it began in.
     """
     outer = _IN_CONTEXT.get() if inherit else ()
     token = _IN_CONTEXT.set((*as_choices(choices), *outer))
     try:
         yield
     finally:
-        _IN_CONTEXT.reset(token)
+        try:
+            _IN_CONTEXT.reset(token)
+        except ValueError:
+            raise DlbtError(
+                "a block of use_rules ended in another thread or async task than it began in, where its choices still hold.\n"
+                "  fix  end it where it began: in a generator no yield inside the block."
+            ) from None
 
 
 def choices_in_context() -> Sequence[Choice]:

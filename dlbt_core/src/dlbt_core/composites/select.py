@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
+from dlbt_core.errors import DlbtError, UnknownParameterError, UnknownVariantError
 from dlbt_core.graph.ir import Node
 from dlbt_core.graph.ops import packet
 
@@ -51,6 +52,11 @@ class Select:
         A variant that the node's op must have.
     first, last
         Only the first, or the last, such node on the relevance path, in the order of execution.
+
+    Raises
+    ------
+    DlbtError
+        If a name or a glob is no string.
     """
 
     op: Globs = None
@@ -66,6 +72,12 @@ class Select:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+            globs = getattr(self, name) if isinstance(getattr(self, name), tuple) else (value,)
+            if value is not None and not all(isinstance(glob, str) for glob in globs):
+                raise DlbtError(f"Select: {name} is a string or several, not {value!r}.")
+        for name in ("fact", "has"):
+            if not isinstance(getattr(self, name), (str, NoneType)):
+                raise DlbtError(f"Select: {name} is a string, not {getattr(self, name)!r}.")
 
     @property
     def static(self) -> bool:
@@ -82,6 +94,10 @@ class Select:
             and (self.fact is None or self.fact in view.facts)
             and (self.has is None or self.has.rpartition(":")[2] in view.variants)
         )
+
+    def names(self, op: str) -> bool:
+        """Whether it names that op as it is, not by a glob."""
+        return op in ((self.op,) if isinstance(self.op, str) else self.op or ())
 
     def __str__(self) -> str:
         given = [f"{k}={v!r}" for k, v in self.given().items()]
@@ -113,14 +129,31 @@ class Use:
         result constant: no relevance is asked for what it was computed from.
     **parameters
         Parameters of the rule.
+
+    Raises
+    ------
+    UnknownVariantError
+        If the variant is no string.
+    UnknownParameterError
+        If a parameter is a dict, or a list of lists.
     """
 
     variant: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    def __init__(self, variant: str, **parameters: Any) -> None:
+    def __init__(self, variant: str, /, **parameters: Any) -> None:
+        if not isinstance(variant, str):
+            raise UnknownVariantError(f"a variant is a name, not {variant!r}.\n  fix  Use('epsilon', epsilon=1e-6).")
         object.__setattr__(self, "variant", variant)
         plain = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
+        for name, value in plain.items():
+            try:
+                hash(value)  # plans are kept by what was chosen
+            except TypeError:
+                raise UnknownParameterError(
+                    f"Use({variant!r}): {name!r} is a number, a string, True, False, None or a list of these, not "
+                    f"{parameters[name]!r}."
+                ) from None
         object.__setattr__(self, "parameters", MappingProxyType(plain))
 
     @property

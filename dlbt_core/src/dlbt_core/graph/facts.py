@@ -19,11 +19,19 @@ from dlbt_core.graph.ops import COPIES, ELEMENTWISE, LIKE, OF_IDS, VALUE_FREE, p
 from dlbt_core.graph.signs import activations, gates, nonnegative
 from dlbt_core.graph.softmaxes import softmaxes, weighing
 
-__all__ = ["EMBEDDINGS", "Analyser", "Facts", "analyse", "carriers", "on_path", "receivers"]
+__all__ = ["EMBEDDINGS", "OWN", "Analyser", "Facts", "analyse", "carriers", "on_path", "receivers"]
 
 EMBEDDINGS: Mapping[str, str] = dict.fromkeys(
     ("aten.embedding", "aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only"), "indices"
 )
+
+OWN = frozenset(
+    {
+        "statistic", "self_gate", "attention_weights", "softmax", "softmax_step", "infinite", "nonnegative", "gate", "gated",
+        "before_relu", "before_tanh", "before_sigmoid", "before_swish", "activated_gate", "router", "expert",
+    }
+)  # fmt: skip
+"""What the built-in analysers find: composites choose by it, so that a plugin's analyser may not add to it."""
 
 Analyser = Callable[[Graph], Mapping[str, Iterable[int]]]
 """Takes a graph, gives fact name to the values that have it."""
@@ -58,14 +66,13 @@ class Facts:
 
 
 def analyse(graph: Graph, more: Sequence[Analyser] = ()) -> Facts:
-    """The facts of all built-in analysers and of `more`."""
+    """The facts of all built-in analysers, `OWN`, and of `more`."""
     found: dict[str, set[int]] = {}
-    for analyser in (statistics, self_gates, attention_weights, infinite_values, nonnegative, gates, activations, *more):
-        for name, values in analyser(graph).items():
-            found.setdefault(name, set()).update(values)
     carries = carriers(graph, graph.inputs.values())
-    for more_facts in (activated_gates(graph, carries), facts_of(mixtures(graph, carries))):
-        for name, values in more_facts.items():
+    built_in = (statistics, self_gates, attention_weights, infinite_values, nonnegative, gates, activations)
+    by_carriers = (activated_gates(graph, carries), facts_of(mixtures(graph, carries)))
+    for facts in (*(analyser(graph) for analyser in built_in), *by_carriers, *(analyser(graph) for analyser in more)):
+        for name, values in facts.items():
             found.setdefault(name, set()).update(values)
     return Facts({name: frozenset(values) for name, values in found.items()})
 

@@ -268,6 +268,10 @@ class AnalyserSet:
         """Names and functions, by name."""
         return [(name, self._analysers[name][0]) for name in sorted(self._analysers)]
 
+    def plugin_of(self, name: str) -> str:
+        """The plugin that declared the analyser of that name."""
+        return self._analysers[name][1]
+
     def _enter(self, name: str, function: Analyser, plugin: str) -> None:
         if name in self._analysers:
             raise PluginError(f"the analyser name {name!r} is taken by plugin {self._analysers[name][1]!r}.")

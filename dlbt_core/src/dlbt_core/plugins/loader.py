@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dlbt_core.composites.composite import CompositeSet
 from dlbt_core.errors import PluginError, PluginWarning
-from dlbt_core.notices import warn_user
-from dlbt_core.plugins.discovery import CORE, Candidate, installed_plugins, installed_version, plain_name
+from dlbt_core.graph.ops import packet
+from dlbt_core.notices import told, warn_user
+from dlbt_core.plugins.discovery import BUNDLED, CORE, Candidate, installed_plugins, installed_version, plain_name
 from dlbt_core.plugins.hookspecs import AnalyserSet, GraphPass, LoweringSet, PluginInfo, in_order
-from dlbt_core.plugins.intake import Staged, check_api, check_owned, hooks_of, info_of
+from dlbt_core.plugins.intake import RESERVED, Staged, check_api, check_owned, hooks_of, info_of
 from dlbt_core.rules.registry import Registry
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "reload_plugins",
 ]
 
+_OFF = ("", "0", "false", "no", "off")
 _generations = itertools.count(1)
 _Set = TypeVar("_Set", CompositeSet, LoweringSet, AnalyserSet)
 
@@ -46,6 +48,11 @@ class LoadedPlugin:
     info: PluginInfo
     rules: int
     target: str
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it comes from one of our own distributions."""
+        return plain_name(self.distribution) in BUNDLED
 
     def __str__(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"
@@ -124,6 +131,8 @@ class Plugins:
         What the plugins brought.
     loaded, failures
         Who is in use, and who is not.
+    strict
+        Whether a plugin that fails raises.
     generation
         Another number whenever the content is another, also between instances: a key for caches.
 
@@ -138,10 +147,11 @@ class Plugins:
     ) -> None:
         self._blocked = _names(block) | _names(os.environ.get("DLBT_DISABLE_PLUGINS", ""))
         self._allowed = [names for names in (_names(only), _names(os.environ.get("DLBT_PLUGINS", ""))) if names]
-        self._strict = strict or os.environ.get("DLBT_STRICT_PLUGINS", "") not in ("", "0")
+        self.strict = strict or os.environ.get("DLBT_STRICT_PLUGINS", "").strip().lower() not in _OFF
         self._lock = threading.RLock()
         self._disabled: tuple[Candidate, ...] = ()
         self._analysers = AnalyserSet()
+        self._foreign: tuple[int, frozenset[str]] = (-1, frozenset())
         self._brought_by: dict[str, LoadedPlugin] = {}
         self.registry = Registry()
         self.composites = CompositeSet()
@@ -159,6 +169,29 @@ class Plugins:
     def analysers(self) -> Mapping[str, Analyser]:
         """Analysers by name."""
         return MappingProxyType(dict(self._analysers.items()))
+
+    @property
+    def foreign_rules(self) -> frozenset[str]:
+        """Ops of the bundled plugins' namespaces for which only other plugins have rules."""
+        generation, ops = self._foreign
+        if generation != self.generation:
+            bundled = {plugin.name for plugin in self.loaded if plugin.is_bundled}
+            ours = {str(rule.op) for rule in self.registry if rule.source.plugin in bundled}
+            others = {str(rule.op) for rule in self.registry} - ours
+            ops = frozenset(op for op in others if op.partition(".")[0] in RESERVED and packet(op) not in ours)
+            self._foreign = (self.generation, ops)
+        return ops
+
+    def source_of_analyser(self, name: str) -> LoadedPlugin:
+        """The plugin that brought the analyser of that name."""
+        return self._named(self._analysers.plugin_of(name))
+
+    def source_of_lowering(self, op: str) -> LoadedPlugin:
+        """The plugin that brought the lowering of an op's full name."""
+        return self._named(self.lowerings.plugin_of(op))
+
+    def _named(self, name: str) -> LoadedPlugin:
+        return next(plugin for plugin in self.loaded if plugin.name == name)
 
     def source_of(self, composite: str) -> LoadedPlugin:
         """The plugin that brought the composite of that name.
@@ -229,7 +262,9 @@ class Plugins:
                 stage = "register"
                 check_owned(info, candidate)
                 self._commit(candidate, info, Staged.by(hooks_of(plugin, candidate.name), candidate))
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit() in a plugin must not end what runs here
                 self._fail(candidate, stage, switch, error)
 
     def _is_switched_off(self, candidate: Candidate) -> bool:
@@ -261,14 +296,14 @@ class Plugins:
         self.loaded += (loaded,)
         self.generation = next(_generations)
 
-    def _fail(self, candidate: Candidate, stage: str, switch: str, error: Exception) -> None:
-        cause = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+    def _fail(self, candidate: Candidate, stage: str, switch: str, error: BaseException) -> None:
+        cause = str(error) if isinstance(error, PluginError) else told(error)
         shown = "".join(traceback.format_exception(error))
         failure = PluginFailure(
             candidate.name, candidate.distribution, candidate.version, stage, cause, shown, candidate.target, switch
         )
         self.failures += (failure,)
-        if self._strict or candidate.is_core:  # without core nothing works: that is no plugin's fault to warn about
+        if self.strict or candidate.is_core:  # without core nothing works: that is no plugin's fault to warn about
             raise PluginError(str(failure)) from error
         warn_user(failure.message, PluginWarning)
 

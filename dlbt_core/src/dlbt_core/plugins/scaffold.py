@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
 import re
-import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -12,9 +12,12 @@ from dlbt_core.errors import PluginError
 __all__ = ["new_plugin"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
-_LEFT_OUT = shutil.ignore_patterns(
-    "__pycache__", "*.pyc", "*.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache", "dist", "build"
+_LONGEST = 64
+"""Characters of a name: of it file names and the names of ops are made."""
+_TAKEN = frozenset(
+    {"core", "vision", "nlp", "rules_vision", "rules_nlp", "example", "plugin_example", "aten", "prim", "torchvision"}
 )
+_LEFT_OUT = re.compile(r"__pycache__|.*\.pyc|.*\.egg-info|\.pytest_cache|\.mypy_cache|\.ruff_cache|dist|build")
 
 
 def new_plugin(name: str, into: Path = Path()) -> Path:
@@ -36,36 +39,51 @@ def new_plugin(name: str, into: Path = Path()) -> Path:
     Raises
     ------
     PluginError
-        If the name does not fit, is that of a bundled plugin, or the folder is there already.
+        If the name does not fit, is that of a bundled plugin or a word of Python's, or if the folder is there already or
+        cannot be written.
     """
     plain = name.removeprefix("dlbt-").removeprefix("dlbt_")
-    if not _NAME.fullmatch(plain):
+    if not _NAME.fullmatch(plain) or len(plain) > _LONGEST:
         raise PluginError(
-            f"{name!r} is no name for a plugin.\n  fix  lower-case words and digits joined by '-', e.g. acme-rotary."
+            f"{name!r} is no name for a plugin.\n  fix  lower-case words and digits joined by '-', "
+            f"{_LONGEST} characters at most, e.g. acme-rotary."
         )
     dashed, words = plain.replace("_", "-"), plain.replace("-", "_")
-    if words in ("core", "vision", "nlp", "example", "aten", "prim", "torchvision"):
+    if keyword.iskeyword(words):  # torch.ops.class.mix is no Python
+        raise PluginError(f"the name {words!r} is a word of Python's.\n  fix  another one, e.g. acme-{dashed}.")
+    if words in _TAKEN:
         raise PluginError(f"the name {words!r} is taken by dlbt or torch.\n  fix  another one, e.g. acme-{dashed}.")
     folder = into / f"dlbt-{dashed}"
-    if folder.exists():
-        raise PluginError(f"{folder} is there already.\n  fix  another name or folder, or remove it.")
     renamed = {
         "dlbt-plugin-example": f"dlbt-{dashed}",
         "dlbt_plugin_example": f"dlbt_{words}",
         "example": words,
-    }  # longest first: the last one is in the others
-    with as_file(files("dlbt_core") / "_template") as template:
-        shutil.copytree(template, folder, ignore=_LEFT_OUT)
-    for path in sorted(folder.rglob("*"), key=lambda p: len(p.parts), reverse=True):
-        if path.is_file() and path.name != "LICENSE":
-            path.write_text(_rename(path.read_text(encoding="utf-8"), renamed), encoding="utf-8")
-        new = _rename(path.name, renamed)
-        if new != path.name:
-            path.rename(path.with_name(new))
+    }
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise PluginError(f"{folder} is there already.\n  fix  another name or folder, or remove it.") from error
+    except OSError as error:
+        raise PluginError(
+            f"{folder} cannot be written: {error.strerror}.\n  fix  another folder: --into FOLDER."
+        ) from error
+    _fill(folder, renamed)
     return folder
 
 
+def _fill(folder: Path, renamed: dict[str, str]) -> None:
+    """The example's files; neither their modes nor those of their folders, which may be read-only where it is installed."""
+    with as_file(files("dlbt_core") / "_template") as template:
+        for path in template.rglob("*"):
+            parts = path.relative_to(template).parts
+            if path.is_file() and not any(map(_LEFT_OUT.fullmatch, parts)):
+                text = path.read_text(encoding="utf-8")
+                new = folder.joinpath(*(_rename(part, renamed) for part in parts))
+                new.parent.mkdir(parents=True, exist_ok=True)
+                new.write_text(text if path.name == "LICENSE" else _rename(text, renamed), encoding="utf-8")
+
+
 def _rename(text: str, renamed: dict[str, str]) -> str:
-    for old, new in renamed.items():
-        text = text.replace(old, new)
-    return text
+    """All names at once, longest first: what is put in may have one of the others in it."""
+    names = sorted(renamed, key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, names)), lambda found: renamed[found[0]], text)

@@ -1,35 +1,87 @@
-"""What the rest of dlbt asks the plugins for: simpler ops in place of one without a rule, passes, help with a missing rule."""
+"""What the rest of dlbt asks the plugins for: simpler ops for one without a rule, analysers, passes, help where one lacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from functools import wraps
 from typing import Any
 
 import torch
 
-from dlbt_core.errors import UnknownCompositeError
+from dlbt_core.composites.composite import Composite
+from dlbt_core.composites.select import Choice
+from dlbt_core.errors import DlbtError, PluginError, PluginWarning, UnknownCompositeError
+from dlbt_core.graph.facts import OWN, Analyser
+from dlbt_core.graph.ir import Graph
+from dlbt_core.graph.ops import packet
+from dlbt_core.notices import told, warn_user
 from dlbt_core.plugins.hints import bundled_home
+from dlbt_core.plugins.intake import RESERVED
 from dlbt_core.plugins.loader import Plugins
 
-__all__ = ["expansion", "graph_pass", "help_missing"]
+__all__ = ["analysers_of", "asked_for", "expansion", "graph_pass", "help_missing"]
 
 
-def expansion(plugins: Plugins, op: Any) -> Callable[..., Any] | None:
-    """A function of simpler ops to record in place of an op that no rule fits: a plugin's lowering, else torch's own."""
+def asked_for(plugins: Plugins, composite: str | Composite, choices: Iterable[Choice]) -> frozenset[str]:
+    """Ops for which only other than bundled plugins have rules, and that a choice names together with one of these rules."""
+    foreign = plugins.foreign_rules
+    if not foreign:
+        return frozenset()
+    if isinstance(composite, str):
+        with suppress(UnknownCompositeError):  # told when it is resolved; one that is chosen by the graph has none yet
+            composite = plugins.composites.build(composite)
+    own = composite.choices if isinstance(composite, Composite) else ()
+    return frozenset(
+        op
+        for select, use in (*choices, *own)
+        for op in foreign
+        if select.names(op) and plugins.registry.offers(op, use.variant)
+    )
+
+
+def expansion(plugins: Plugins, whole: Collection[str], op: Any) -> Callable[..., Any] | None:
+    """A function of simpler ops to record in place of an op that no rule fits: a plugin's lowering, else torch's own.
+
+    Where torch itself runs an op of the bundled plugins' namespaces as other ops, it was explained before any other plugin
+    came: then what others bring for it counts only for the ops of `whole`, which somebody asked for (`asked_for`).
+    """
     name = str(op)
     if name.count(".") != 2:
         return None
     if op._schema.is_mutable:
         return _in_place(plugins, *name.split("."))
-    if plugins.registry.knows(name):
+    settled = name.partition(".")[0] in RESERVED and _is_composite(op)
+    names = {name, packet(name)}
+    foreign = names & plugins.foreign_rules
+    if plugins.registry.knows(name) and not (settled and foreign and names.isdisjoint(whole)):
         return None
     lowering = plugins.lowerings.find(name)
-    if lowering is not None:
-        return lowering
+    if lowering is not None and not (settled and not plugins.source_of_lowering(name).is_bundled):
+        return _answered_for(plugins, name, lowering)
     if bundled_home(name) is not None or not _is_composite(op):
         return None
     decomposed: Callable[..., Any] = op.decompose
     return decomposed
+
+
+def _answered_for(plugins: Plugins, op: str, lowering: Callable[..., Any]) -> Callable[..., Any]:
+    """The lowering; where it fails, that is told of its plugin and not of the model."""
+
+    @wraps(lowering)
+    def lowered(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return lowering(*args, **kwargs)
+        except DlbtError:
+            raise
+        except Exception as error:
+            plugin = plugins.source_of_lowering(op)
+            raise PluginError(
+                f"the lowering of {op} by plugin {plugin} failed: {told(error)}\n"
+                f"  fix  tell its authors; DLBT_DISABLE_PLUGINS={plugin.name} leaves the plugin out."
+            ) from error
+
+    return lowered
 
 
 def _in_place(plugins: Plugins, namespace: str, op: str, overload: str) -> Callable[..., Any] | None:
@@ -39,8 +91,10 @@ def _in_place(plugins: Plugins, namespace: str, op: str, overload: str) -> Calla
     if lowering is None or plugins.registry.knows(functional):
         return None
 
+    lowered = _answered_for(plugins, functional, lowering)
+
     def write(first: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return first.copy_(lowering(first, *args, **kwargs))
+        return first.copy_(lowered(first, *args, **kwargs))
 
     return write
 
@@ -50,6 +104,44 @@ def _is_composite(op: Any) -> bool:
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     views = any(a.alias_info is not None for a in op._schema.arguments)
     return (not views and key in op.py_kernels) or (not views and op.has_kernel_for_dispatch_key(key))
+
+
+def analysers_of(plugins: Plugins) -> list[Analyser]:
+    """The plugins' analysers. One that fails is told of, once for each recording, and finds nothing; if strict, it raises."""
+    return [_guarded(plugins, name, function) for name, function in plugins.analysers.items()]
+
+
+def _guarded(plugins: Plugins, name: str, analyser: Analyser) -> Analyser:
+    def guarded(graph: Graph) -> Mapping[str, Iterable[int]]:
+        try:
+            return _checked(analyser(graph), graph)
+        except Exception as error:
+            plugin = plugins.source_of_analyser(name)
+            cause = str(error) if isinstance(error, PluginError) else told(error)
+            text = f"{plugin}: its analyser {name!r} failed: {cause}"
+            if plugins.strict:
+                raise PluginError(f"{text}\n  fix  DLBT_DISABLE_PLUGINS={plugin.name} leaves the plugin out.") from error
+            warn_user(
+                f"{text}\n  Its facts are left out. DLBT_STRICT_PLUGINS=1 shows the error; "
+                f"DLBT_DISABLE_PLUGINS={plugin.name} leaves the plugin out.",
+                PluginWarning,
+            )
+            return {}
+
+    return guarded
+
+
+def _checked(found: Any, graph: Graph) -> Mapping[str, frozenset[int]]:
+    """What an analyser found, if it is what one may find."""
+    if not isinstance(found, Mapping):
+        raise PluginError(f"an analyser returns a mapping from fact to values, not {type(found).__name__}")
+    facts = {name: frozenset(values) for name, values in found.items()}
+    for name, values in facts.items():
+        if name in OWN:
+            raise PluginError(f"the fact {name!r} is dlbt's own. Give it another name")
+        if not isinstance(name, str) or not values <= set(range(len(graph.values))):
+            raise PluginError(f"a fact has a name and indices of values of the graph, not {name!r}: {sorted(values, key=repr)}")
+    return facts
 
 
 def graph_pass(plugins: Plugins, name: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlbt_core.errors import RuleContractError
+from dlbt_core.errors import DlbtError, RuleContractError
 from dlbt_core.graph.facts import Facts
 from dlbt_core.graph.ir import Graph, Node, Ref, refs_in, substitute
 from dlbt_core.graph.ops import arguments
@@ -194,7 +194,13 @@ class _Pass:
         pullback = self._forward.pullbacks.get(node.index)
         ctx = prepared.context(self._values, pullback, books, self._program.rule_cache)
         given = message if node.many else message[0]
-        return prepared.step.rule.function(ctx, given, **prepared.step.parameters)
+        rule = prepared.step.rule
+        try:
+            return rule.function(ctx, given, **prepared.step.parameters)
+        except Exception as error:
+            if not isinstance(error, DlbtError):
+                error.add_note(f"in rule {rule.id} of node {node.name} in {node.site}\n  where  {rule.location}")
+            raise
 
     def hand_on(self, prepared: _Prepared, arrived: Mapping[int, Message], handed: Any) -> None:
         """Check what a rule hands back, and send it on."""
