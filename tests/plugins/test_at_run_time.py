@@ -13,6 +13,7 @@ import dlbt_core as dlbt
 from dlbt_core import Select, Use, hookimpl
 from dlbt_core.errors import PluginError, PluginWarning
 from dlbt_core.graph.facts import OWN, analyse
+from dlbt_core.plugins.hookspecs import GraphPass
 from dlbt_core.plugins.loader import Plugins
 
 generator = torch.Generator().manual_seed(4)
@@ -63,7 +64,7 @@ def failing_rule(ctx: dlbt.RuleContext, m: Tensor) -> dict[str, Tensor]:
     return failing(m)
 
 
-def explained(model: nn.Module, acme: Acme | None = None, strict: bool = False, **more: Any) -> Tensor:
+def explained(model: nn.Module, acme: Any = None, strict: bool = False, **more: Any) -> Tensor:
     plugins = Plugins(only=("core", "acme"))
     if acme is not None:
         plugins.add(acme, "acme")
@@ -205,3 +206,29 @@ def test_a_rule_that_fails_is_named() -> None:
     (note,) = raised.value.__notes__
     assert note.startswith("in rule acme:aten.relu#epsilon of node relu in (model) (Model) at ")
     assert note.endswith(f"\n  where  {__file__}:{failing_rule.__code__.co_firstlineno}")
+
+
+class Failing:
+    """A plugin whose composite is chosen by a function that fails, or asks for a graph pass that does."""
+
+    @hookimpl
+    def dlbt_register_composites(self, add: Any) -> None:
+        add.factory("acme_choice")(failing)
+        add.add(dlbt.Composite("acme_passed", passes=("acme_pass",)), "one line", "acme")
+
+    @hookimpl
+    def dlbt_graph_passes(self) -> Any:
+        return [GraphPass("acme_pass", failing)]
+
+
+@pytest.mark.parametrize(
+    ("composite", "notes"),
+    [
+        ("acme_choice", ["in composite 'acme_choice' of plugin acme ((local) 0)"]),
+        ("acme_passed", ["in graph pass 'acme_pass'"]),
+    ],
+)
+def test_a_composite_or_a_pass_that_fails_is_named(composite: str, notes: list[str]) -> None:
+    with pytest.raises(ZeroDivisionError) as raised:
+        explained(Model(torch.relu), Failing(), composite=composite)
+    assert raised.value.__notes__ == notes

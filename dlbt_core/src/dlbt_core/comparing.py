@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from dlbt_core.errors import InputError
 from dlbt_core.explainer import Explainer
 from dlbt_core.explanation import Explanation
 from dlbt_core.graph.structure import leaves
+from dlbt_core.notices import noted
 
 __all__ = ["compare", "compare_call"]
 
@@ -85,25 +85,16 @@ def compare_call(
         raise InputError(f"repeats is a number of times, 1 or more, not {repeats!r}.")
     explanations: dict[str, Explanation] = {}
     times: dict[str, tuple[float, ...]] = {}
+    notes = {name: f"  composite   {name!r}; without it the others can be compared." for name in named}
     calls = {name: {**kwargs, "composite": composite} for name, composite in named.items()}
     for name, call in calls.items():  # recorded and planned before the clock runs, and before the first one is explained
-        with _named_in_errors(name):
+        with noted(notes[name]):
             explainer.plan(*args, **call)
     for name, call in calls.items():
-        with _named_in_errors(name):
+        with noted(notes[name]):
             runs = [_timed(explainer, args, call) for _ in range(repeats)]
         explanations[name], times[name] = runs[0][0], tuple(seconds for _, seconds in runs)
     return Comparison(explanations, times, torch.get_num_threads())
-
-
-@contextmanager
-def _named_in_errors(name: str) -> Iterator[None]:
-    """What fails says under which composite."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"  composite   {name!r}; without it the others can be compared.")
-        raise
 
 
 def _timed(explainer: Explainer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Explanation, float]:

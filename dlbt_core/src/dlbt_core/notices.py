@@ -6,8 +6,10 @@ import inspect
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["told", "warn_user"]
+__all__ = ["noted", "told", "warn_user"]
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
 
@@ -30,3 +32,13 @@ def told(error: BaseException) -> str:
     except Exception:
         words = "(its text cannot be shown)"
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+@contextmanager
+def noted(text: str) -> Iterator[None]:
+    """What fails inside gets a note that says where."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(text)
+        raise

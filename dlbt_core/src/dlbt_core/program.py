@@ -15,7 +15,7 @@ from dlbt_core.graph.ir import Graph, Node
 from dlbt_core.graph.sample_axis import LOST, SampleAxis
 from dlbt_core.graph.samples import Follower, Samples
 from dlbt_core.plugins.loader import Plugins
-from dlbt_core.plugins.services import analysers_of, asked_for, graph_pass, help_missing
+from dlbt_core.plugins.services import analysers_of, asked_for, composite_for, graph_pass, help_missing
 from dlbt_core.scheduler.capture import Capture
 from dlbt_core.scheduler.forward import ForwardProgram, ForwardRun
 from dlbt_core.scheduler.plan import Plan
@@ -81,7 +81,7 @@ def program_of(found: Capture, explained: Iterable[str], job: Job) -> Program:
     known = programs.get(key)
     if known is not None:
         return known
-    composite = job.plugins.composites.resolve(job.composite, found.graph, found.facts)
+    composite = composite_for(job.plugins, job.composite, found.graph, found.facts)
     if composite.passes and found.unpassed:
         composite = replace(composite, passes=(), note="; ".join(filter(None, (composite.note, _UNPASSED))))
     if composite.passes:

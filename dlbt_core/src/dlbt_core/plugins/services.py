@@ -12,15 +12,15 @@ import torch
 from dlbt_core.composites.composite import Composite
 from dlbt_core.composites.select import Choice
 from dlbt_core.errors import DlbtError, PluginError, PluginWarning, UnknownCompositeError
-from dlbt_core.graph.facts import OWN, Analyser
+from dlbt_core.graph.facts import OWN, Analyser, Facts
 from dlbt_core.graph.ir import Graph
 from dlbt_core.graph.ops import packet
-from dlbt_core.notices import told, warn_user
+from dlbt_core.notices import noted, told, warn_user
 from dlbt_core.plugins.hints import bundled_home
 from dlbt_core.plugins.intake import RESERVED
 from dlbt_core.plugins.loader import Plugins
 
-__all__ = ["analysers_of", "asked_for", "expansion", "graph_pass", "help_missing"]
+__all__ = ["analysers_of", "asked_for", "composite_for", "expansion", "graph_pass", "help_missing"]
 
 
 def asked_for(plugins: Plugins, composite: str | Composite, choices: Iterable[Choice]) -> frozenset[str]:
@@ -144,6 +144,14 @@ def _checked(found: Any, graph: Graph) -> Mapping[str, frozenset[int]]:
     return facts
 
 
+def composite_for(plugins: Plugins, given: str | Composite, graph: Graph, facts: Facts) -> Composite:
+    """The composite of that name for a graph; where a plugin's own function fails, that is told."""
+    if not isinstance(given, str) or given not in set(plugins.composites):
+        return plugins.composites.resolve(given, graph, facts)
+    with noted(f"in composite {given!r} of plugin {plugins.source_of(given)}"):
+        return plugins.composites.resolve(given, graph, facts)
+
+
 def graph_pass(plugins: Plugins, name: str) -> Callable[..., Any]:
     """The graph pass of that name.
 
@@ -154,7 +162,7 @@ def graph_pass(plugins: Plugins, name: str) -> Callable[..., Any]:
     """
     for found in plugins.passes:
         if found.name == name:
-            return found.function
+            return noted(f"in graph pass {name!r}")(found.function)
     known = ", ".join(p.name for p in plugins.passes) or "none"
     raise UnknownCompositeError(f"no graph pass {name!r}. There are: {known}.")
 
