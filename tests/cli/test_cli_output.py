@@ -82,6 +82,7 @@ def test_a_composite_that_fails_is_named(run: Any, here: Path) -> None:
     assert (result.exit_code, result.stderr) == (
         2,
         "error: aten.linear#epsilon has no parameter 'eps'. It has: epsilon, relative, bias.\n"
+        "  asked by    composite wrong: Select(op='aten.linear')\n"
         "  composite   'wrong'; without it the others can be compared.\n",
     )
 

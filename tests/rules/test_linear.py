@@ -127,6 +127,8 @@ def test_parameters_out_of_their_range(variant: str, given: dict[str, Any], mess
             lambda a: F.linear(a, w), x, rules=[(dlbt.Select(op="aten.linear"), dlbt.Use(variant, **given))]
         )
     assert str(caught.value) == message
+    asked = ["  asked by    this call's rules: Select(op='aten.linear')"]
+    assert getattr(caught.value, "__notes__", []) == (asked if "parameter" in message else [])
 
 
 SIGNED = ["zplus", "alpha_beta", "gamma", "flat", "w_square", "zbox", "dlb_default"]
