@@ -98,10 +98,10 @@ class Explainer:
         self._fingerprint: tuple[Any, ...] = ()
 
     @overload
-    def __call__(self, *args: Any, targets: None = None, **kwargs: Any) -> Explanation: ...
+    def __call__(self, *args: Any, targets: Sequence[Any], **kwargs: Any) -> list[Explanation]: ...
 
     @overload
-    def __call__(self, *args: Any, targets: Sequence[Any], **kwargs: Any) -> list[Explanation]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Explanation: ...
 
     def __call__(
         self,
@@ -286,11 +286,11 @@ class Explainer:
 
 
 @overload
-def explain(model: Any, *args: Any, targets: None = None, **kwargs: Any) -> Explanation: ...
+def explain(model: Any, *args: Any, targets: Sequence[Any], **kwargs: Any) -> list[Explanation]: ...
 
 
 @overload
-def explain(model: Any, *args: Any, targets: Sequence[Any], **kwargs: Any) -> list[Explanation]: ...
+def explain(model: Any, *args: Any, **kwargs: Any) -> Explanation: ...
 
 
 def explain(
