@@ -35,7 +35,8 @@ def autograd(shape: Shape, model: nn.Module, inputs: dict[str, Tensor]) -> Calla
 
     def run() -> Tensor:
         if "input_ids" in inputs:
-            embedded = model.get_input_embeddings()(inputs["input_ids"]).requires_grad_()  # type: ignore[operator]
+            table: Any = model.get_input_embeddings
+            embedded = table()(inputs["input_ids"]).requires_grad_()
             out = model(inputs_embeds=embedded)
             return torch.autograd.grad(shape.score(out), embedded)[0]
         x = inputs["x"].clone().requires_grad_()

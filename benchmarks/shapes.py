@@ -29,7 +29,8 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from torchvision import models
 
-        return getattr(models, name)(weights=None)  # type: ignore[no-any-return]
+        model: nn.Module = getattr(models, name)(weights=None)
+        return model
 
     return build
 

@@ -99,10 +99,12 @@ class Entry:
     def score(self, out: Any) -> Tensor:
         """One number per sample: the largest class; the mean over pixels of each pixel's largest class; the best box."""
         if self.kind == SEGMENTATION:
-            return out["out"].amax(1).mean((1, 2))  # type: ignore[no-any-return]
+            pixels: Tensor = out["out"].amax(1)
+            return pixels.mean((1, 2))
         if self.kind == DETECTION:
             return torch.stack([image["scores"][0] for image in out])
-        return out.amax(1)  # type: ignore[no-any-return]
+        largest: Tensor = out.amax(1)
+        return largest
 
     @property
     def target(self) -> Any:

@@ -82,8 +82,8 @@ class Entry:
         Patches of all images in one sequence are taken apart by the number of samples.
         """
         if getattr(out, "start_logits", None) is not None:
-            both = out.start_logits[..., POSITION] + out.end_logits[..., POSITION]
-            return both.flatten(1).sum(1) if both.dim() > 1 else both  # type: ignore[no-any-return]
+            both: Tensor = out.start_logits[..., POSITION] + out.end_logits[..., POSITION]
+            return both.flatten(1).sum(1) if both.dim() > 1 else both
         for name in ("logits_per_image", "logits_per_video", "logits_audio_text"):
             if getattr(out, name, None) is not None:
                 return getattr(out, name).diagonal()  # each image with its own text

@@ -345,7 +345,7 @@ def dlbt_register_analysers(add: AnalyserSet) -> None:
 
 
 @hookspec
-def dlbt_graph_passes() -> Sequence[GraphPass]:  # type: ignore[empty-body]
+def dlbt_graph_passes() -> Sequence[GraphPass]:
     """Bring graph passes; they run if a composite names them.
 
     Returns
@@ -353,3 +353,4 @@ def dlbt_graph_passes() -> Sequence[GraphPass]:  # type: ignore[empty-body]
     Sequence of GraphPass
         Ordered by their `after` and `before`, not by who was loaded first.
     """
+    return ()

@@ -10,10 +10,11 @@ from typing import Any
 
 from dlbt_core.composites.composite import Composite
 from dlbt_core.composites.select import Choice, NodeView
-from dlbt_core.errors import InputError, NoRuleError, UnknownParameterError, UnknownVariantError
+from dlbt_core.errors import InputError, NoRuleError, UnknownVariantError
 from dlbt_core.graph.facts import EMBEDDINGS, Facts, carriers, on_path
 from dlbt_core.graph.ir import Graph, Node, Ref
 from dlbt_core.graph.ops import OF_IDS, packet
+from dlbt_core.notices import noted
 from dlbt_core.rules.fallback import gradient_fallback, ids_rule
 from dlbt_core.rules.registry import Registry
 from dlbt_core.rules.rule import Form, Rule
@@ -167,7 +168,9 @@ class Resolver:
                     f"  fix  Composite(..., streams=('for', 'against')), or composite='dlb_contrastive'."
                 )
             slots = tuple(slot for slot in _slots(node) if self._receives(node, slot, carries))
-            steps.append(Step(node, rule, _complete(rule, given, why), why, slots))
+            with noted(f"  asked by    {why}"):
+                parameters = rule.complete(given)
+            steps.append(Step(node, rule, parameters, why, slots))
         if missing:
             raise NoRuleError(describe_missing(missing, help_missing))
         return tuple(steps)
@@ -230,14 +233,6 @@ def _with_forms(
                 forms.setdefault(slot.value, "multiplier")
         found.append(replace(step, takes=takes, gives=gives))
     return tuple(reversed(found)), forms
-
-
-def _complete(rule: Rule, given: Mapping[str, Any], why: str) -> Mapping[str, Any]:
-    try:
-        return rule.complete(given)
-    except UnknownParameterError as error:
-        error.add_note(f"  asked by    {why}")
-        raise
 
 
 def describe_missing(nodes: Sequence[Node], help_missing: Missing) -> str:
